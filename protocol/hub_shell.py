@@ -1,0 +1,154 @@
+"""The hub as a process: one ROUTER socket, one journal, one loop around `HubCore`.
+
+Inbox: every worker's messages. Outbox: leases, acknowledgements, notices, replies. What blocks it: the disk (a round's records
+are durable before its messages go); a full disk stops the round and is tried again each second, while workers repeat what was
+not acknowledged. A worker's death shows as silence or as the supervisor's word, and its leases go back to their queues. If the hub
+itself dies, its successor reads the journal, waits `adopt_grace_s` for workers to name what they hold, and goes on.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+import zmq
+from zmq.auth.thread import ThreadAuthenticator
+
+from safeladder.protocol import journal as j
+from safeladder.protocol import sockets
+from safeladder.protocol.hub import Effects, HubCore, HubOptions
+from safeladder.protocol.keys import HubKeys
+
+ROUND = 256  # messages read before the round is committed
+COMPACT_BYTES = 256 * 2**20
+
+
+class _AllowList(ThreadAuthenticator):
+    """Answers ZeroMQ's authentication requests from the allow-list; the user id of a connection is its worker's name."""
+
+    def __init__(self, context: zmq.Context[Any], allowed: dict[str, str]) -> None:
+        super().__init__(context)
+        self._names = allowed
+        self.configure_curve_callback(domain="*", credentials_provider=self)
+
+    def callback(self, domain: str, key: bytes) -> bool:
+        return key.decode() in self._names
+
+    def curve_user_id(self, client_public_key: bytes) -> str:
+        return self._names[super().curve_user_id(client_public_key)]
+
+
+class Hub:
+    """A hub bound to `endpoint`. Raises EndpointError or JournalError when it cannot start."""
+
+    def __init__(
+        self, endpoint: str, options: HubOptions, journal: Path, keys: HubKeys | None = None, sync: bool = True
+    ) -> None:
+        self.options = options
+        self._log = structlog.get_logger("hub")
+        self._context = zmq.Context()
+        self._journal = j.Journal(journal, sync) if options.durability != "memory" else None
+        recovered = self._journal.recovered if self._journal else []
+        boot = max([record.number for record in recovered if isinstance(record, j.Booted)], default=0) + 1
+        self._authenticator = _AllowList(self._context, keys.allowed) if keys else None
+        if self._authenticator:
+            self._authenticator.start()
+        self._socket = sockets.bind_hub(self._context, endpoint, keys)
+        self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+        self.core = HubCore(options, boot, recovered, time.monotonic())
+        if self._journal:
+            self._log.info(
+                "journal.recovered",
+                records=len(recovered),
+                live=len(self.core.board.items),
+                cut_bytes=self._journal.cut_bytes,
+                boot=boot,
+            )
+            self._journal.recovered = []
+        self.wire_s = 0.0
+        self.rounds = 0
+
+    def serve(self, stop: threading.Event, on_round: Callable[[], None] | None = None) -> None:
+        """Runs until `stop` is set or a "stop" command has been answered."""
+        tick_s = min(0.1, self.options.beat_s / 4)
+        ticked = 0.0
+        try:
+            while not stop.is_set():
+                ready = self._socket.poll(int(tick_s * 1000))
+                begun = time.perf_counter()
+                now = time.monotonic()
+                if ready:
+                    self._receive(now)
+                if now - ticked >= tick_s:
+                    ticked = now
+                    self.core.tick(now)
+                effects = self.core.collect()
+                if not self._commit(effects, stop):
+                    break
+                self._send(effects)
+                if ready or effects.sends:
+                    self.wire_s += time.perf_counter() - begun
+                    self.rounds += 1
+                for event, fields in effects.events:
+                    self._log.info(event, **fields)
+                if on_round:
+                    on_round()
+                if self.core.stopping:
+                    break
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        if self._socket.closed:
+            return
+        self._socket.close(linger=1000)
+        if self._authenticator:
+            self._authenticator.stop()
+        self._context.term()
+        if self._journal:
+            self._journal.close()
+
+    def _receive(self, now: float) -> None:
+        for _ in range(ROUND):
+            try:
+                frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            except zmq.Again:
+                return
+            user = None
+            if self._authenticator is not None:
+                user = frames[-1].get("User-Id")
+            self.core.receive(frames[0].bytes, [frame.buffer for frame in frames[1:]], now, user)
+
+    def _commit(self, effects: Effects, stop: threading.Event) -> bool:
+        """Makes the round's records durable. Waits while the disk is full; False when told to stop meanwhile."""
+        if self._journal is None or not effects.records:
+            return True
+        while True:
+            try:
+                self._journal.append(effects.records)
+                if self._journal.appended_bytes > COMPACT_BYTES:
+                    self._compact(self._journal)
+                return True
+            except j.JournalError as error:
+                self._log.error("journal.blocked", error=str(error), retry_s=1.0)
+                if stop.wait(1.0):
+                    return False
+
+    def _compact(self, journal: j.Journal) -> None:
+        before = journal.size
+        topics = [j.Topic(topic, value) for topic, value in self.core.topics.items()]
+        journal.rewrite([j.Booted(self.core.boot), *topics, *self.core.board.snapshot()])
+        self._log.info("journal.compacted", before_bytes=before, after_bytes=journal.size)
+
+    def _send(self, effects: Effects) -> None:
+        for peer, parts in effects.sends:
+            try:
+                self._socket.send_multipart([peer, *parts], zmq.NOBLOCK, copy=False)
+            except zmq.ZMQError as error:
+                # Gone or not reading. Nothing is lost: requests are repeated, leases expire, a returning worker says hello.
+                self.core.counters["undeliverable"] = self.core.counters.get("undeliverable", 0) + 1
+                self._log.debug("message.undeliverable", peer=peer.hex()[:64], error=error.strerror)
