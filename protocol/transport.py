@@ -30,6 +30,7 @@ from safeladder.protocol.keys import WorkerKeys
 
 Settlement = concurrent.futures.Future[dict[str, Any]]
 Handler = Callable[[links.Event], None]
+Vitals = tuple[int, float, dict[str, float]]  # progress counter, seconds busy without progress, metrics
 TICK_MS = 50
 
 
@@ -43,6 +44,8 @@ class CallError(LinkError):
 
 class Link:
     """A worker's connection to the hub, safe to use from any thread.
+
+    `on_event` and `vitals` (what the next beat says of the role's code) are called on the transport thread.
 
     `start` raises LinkError when no welcome comes within its deadline; everything later is repeated until it is settled or `close`
     is called.
@@ -58,6 +61,7 @@ class Link:
         keys: WorkerKeys | None = None,
         role: str = "",
         collects: bool = False,
+        vitals: Callable[[], Vitals] | None = None,
     ) -> None:
         self.name, self.endpoint = name, endpoint
         self.boot = uuid.uuid4().hex[:12]
@@ -70,6 +74,7 @@ class Link:
         self._core = links.LinkCore(hello)
         self._keys = keys
         self._on_event = on_event or (lambda event: None)
+        self._vitals = vitals
         self._log = structlog.get_logger("link")
         self._posts: deque[Callable[[float], None]] = deque()
         self._settlements: dict[str, Settlement] = {}
@@ -149,12 +154,6 @@ class Link:
     def set_credit(self, credit: int) -> None:
         self._post(lambda now: self._core.set_credit(credit))
 
-    def note(self, progress: int, busy_s: float, metrics: dict[str, float] | None = None) -> None:
-        """What the next beat says of the role's code. Cheap; called by the actor's base."""
-        self._core.progress, self._core.busy_s = progress, busy_s
-        if metrics is not None:
-            self._core.metrics = metrics
-
     # ---------------------------------------------------------------------------------------------- the transport thread
 
     def _ask(self, request: Callable[[float], str]) -> Settlement:
@@ -201,6 +200,8 @@ class Link:
                     self._posts.popleft()(now)
                 if socket in ready:
                     self._receive(socket, now)
+                if self._vitals:
+                    self._core.progress, self._core.busy_s, self._core.metrics = self._vitals()
                 self._core.tick(now)
                 worked = self._carry_out(socket)
                 if worked or socket in ready:

@@ -1,0 +1,126 @@
+"""Feeder: reads task records and admits them at the pace of the staleness bound.
+
+Inbox: nothing but the topic `policy`. Outbox: groups without completions, each with the route of its family. What blocks it is
+the bound: it admits while `Pace.capacity` is above zero and then waits for the learner's next step. If the learner dies, nothing is
+admitted until its successor has published. If the hub dies, the submission is repeated until its successor has acknowledged it.
+If this process dies, its successor goes on at the position that the hub last acknowledged; a repeated id is accepted once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from safeladder.actors.actor import Actor, ActorError
+from safeladder.launch import tasks
+from safeladder.policies.staleness import Pace
+from safeladder.protocol import codec
+from safeladder.protocol import messages as m
+
+
+class Feeder(Actor):
+    """The source of the training lane. One replica: it owns the order of admission."""
+
+    role = "feeder"
+
+    @dataclass
+    class Options:
+        """`submit_s`: how long the hub may take to acknowledge a submission before this process gives up."""
+
+        submit_s: float = 120.0
+
+    async def start(self) -> None:
+        data = self.config.data
+        records = tasks.read(data.tasks)
+        unknown = {record.label for record in records} - set(self.config.recipe.families)
+        if unknown and not data.families:
+            raise ActorError(f"no recipe for the families {sorted(unknown)}; add them to recipe.families")
+        self._draw = tasks.Draw(records, self.config.run.seed, data.families, data.shuffle, data.epochs)
+        self._pace = Pace(
+            self.config.staleness.eta, self.config.learner.batch, self.config.staleness.max_in_flight
+        )
+        self._policy: Mapping[str, Any] = self.link.state.get("policy", {})
+        self._news = asyncio.Event()
+        self._news.set()
+        self._cursor: int | None = None
+
+    def noticed(self, topic: str, value: Mapping[str, Any]) -> None:
+        if topic == "policy" and hasattr(self, "_news"):
+            self._policy = value
+            self._news.set()
+
+    async def run(self) -> None:
+        stop = asyncio.create_task(self.stopping.wait())
+        ended = False
+        while not stop.done():
+            news = asyncio.create_task(self._news.wait())
+            await asyncio.wait({news, stop}, return_when=asyncio.FIRST_COMPLETED)
+            news.cancel()
+            self._news.clear()
+            while not stop.done() and not ended and self._policy and (count := self._capacity()) > 0:
+                ended = await self._admit(min(count, 16))
+        stop.cancel()
+
+    def _capacity(self) -> int:
+        if self._cursor is None:  # the hub's memory of us, or the checkpoint's where there is none
+            known = self.link.state.get("feeder", {}).get("cursor", 0)
+            self._cursor = max(known, self._policy["next_sequence"])
+        unfinished = self._cursor - self._policy["consumed"] - self._policy["dropped"]
+        return self._pace.capacity(
+            step=self._policy["step"],
+            admitted=self._cursor,
+            dropped=self._policy["dropped"],
+            running=unfinished,
+        )
+
+    async def _admit(self, count: int) -> bool:
+        """Submits the next works and waits until they are in the journal. True at the end of the data."""
+        assert self._cursor is not None
+        if self._draw.total is not None:
+            count = min(count, self._draw.total - self._cursor)
+        parcels = [self._parcel(self._cursor + index) for index in range(count)]
+        end = self._draw.total is not None and self._cursor + count >= self._draw.total
+        if end:
+            route = self.config.recipe.families[self._draw[0].label].route[-1:]
+            total = self._cursor + count
+            parcels.append(codec.pack(m.End(total), id=f"end-{total}", route=list(route), sequence=total))
+        async with asyncio.timeout(self.options.submit_s):
+            settled = await asyncio.wrap_future(self.link.submit(parcels))
+            if settled["status"] == "refused":
+                raise ActorError(f"the hub refused a submission: {settled['detail']}")
+            self._cursor += count
+            await asyncio.wrap_future(self.link.publish("feeder", {"cursor": self._cursor}))
+        self.worked()
+        self.log.info("groups.admitted", count=count, cursor=self._cursor, min_version=self._policy["version"], end=end)
+        return end
+
+    def _parcel(self, sequence: int) -> codec.Parcel:
+        record, sampling = self._draw[sequence], self.config.sampling
+        group = m.Group(
+            record,
+            m.Sampling(
+                samples=sampling.samples,
+                max_new_tokens=sampling.max_new_tokens,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                min_p=sampling.min_p,
+                stop=list(sampling.stop),
+                seed=seed_of(self.config.run.seed, sequence),
+            ),
+            sequence=sequence,
+            min_version=self._policy["version"],
+            system=self.config.policy.system,
+            prefix=self.config.policy.prefix,
+        )
+        route = list(self.config.recipe.families[record.label].route)
+        return codec.pack(group, id=f"{sequence:08d}-{record.id}"[:200], route=route, sequence=sequence)
+
+
+def seed_of(run_seed: int, sequence: int) -> int:
+    """The seed of a group's sampling: 63 bits that depend on the run's seed and the position alone."""
+    digest = hashlib.blake2b(f"{run_seed}/{sequence}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1

@@ -1,0 +1,150 @@
+"""Generator: samples completions, token-in token-out, with the log-probability and the weight version of every token.
+
+Inbox: groups without completions. Outbox: the same with completions and their arrays. Two things block it: the engine's capacity
+(requests wait inside the engine, by lane), and weights that are too old for a group (`min_version`), for which it waits
+`version_wait_s` and then gives the group back. The learner unblocks it by publishing. If the learner dies, the generator goes on
+with the weights it has. If this process dies, the hub gives its groups to another; what was half written is written again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from safeladder.actors.actor import Actor, ActorError, Delivery, Output
+from safeladder.protocol import messages as m
+
+
+class Generator(Actor):
+    """Serves the run's newest policy through an engine."""
+
+    role = "generator"
+
+    @dataclass
+    class Options:
+        """`engine`: a name of `policies/engines`. `max_sequences`, `max_tokens`: rows and KV tokens in the batch at once."""
+
+        engine: str = "transformers"
+        max_sequences: int = 16
+        max_tokens: int = 16384
+        version_wait_s: float = 300.0
+
+    async def start(self) -> None:
+        from safeladder.policies import engines, model
+
+        policy = self.config.policy
+        path = await asyncio.to_thread(model.resolve, policy.model, policy.cache)
+        self._tokenizer = await asyncio.to_thread(model.load_tokenizer, path)
+        self._engine = engines.create(
+            self.options.engine,
+            path,
+            dtype=policy.dtype,
+            device=self.context.pool.device,
+            max_sequences=self.options.max_sequences,
+            max_tokens=self.options.max_tokens,
+        )
+        await self._engine.start()
+        self._version_changed = asyncio.Condition()
+        self._wanted: Mapping[str, Any] | None = self.link.state.get("policy")
+        self._published = asyncio.Event()
+        self._published.set()
+
+    def noticed(self, topic: str, value: Mapping[str, Any]) -> None:
+        if topic == "policy" and hasattr(self, "_published"):
+            self._wanted = value
+            self._published.set()
+
+    async def run(self) -> None:
+        """Takes each publication as it comes, the newest first, until the process stops."""
+        stop = asyncio.create_task(self.stopping.wait())
+        while not stop.done():
+            news = asyncio.create_task(self._published.wait())
+            health = asyncio.create_task(asyncio.sleep(1.0))
+            await asyncio.wait({news, stop, health}, return_when=asyncio.FIRST_COMPLETED)
+            health.cancel()
+            statistics = self._engine.statistics()
+            self.metrics = {key: float(value) for key, value in statistics.items() if isinstance(value, int | float)}
+            if not self._engine.healthy:
+                raise ActorError(f"the engine has failed: {self._engine.failure}")
+            if news.done():
+                self._published.clear()
+                await self._take(self._wanted)
+            else:
+                news.cancel()
+
+    async def _take(self, wanted: Mapping[str, Any] | None) -> None:
+        """Loads a publication between two decode steps. One that has been retired meanwhile is passed over."""
+        from safeladder.policies.weights import WeightsError
+
+        if not wanted or not wanted.get("directory") or wanted["version"] == self._engine.version:
+            return
+        try:
+            begun = asyncio.get_running_loop().time()
+            await self._engine.load_weights(Path(wanted["directory"]), wanted["version"])
+        except WeightsError as error:
+            self.log.warning("weights.refused", version=wanted["version"], error=str(error))
+            return
+        seconds = asyncio.get_running_loop().time() - begun
+        self.log.info("weights.loaded", version=wanted["version"], seconds=round(seconds, 3))
+        async with self._version_changed:
+            self._version_changed.notify_all()
+
+    async def handle(self, delivery: Delivery) -> Output:
+        from safeladder.policies.model import encode_prompt
+
+        group = delivery.group
+        await self._recent_enough(group.min_version)
+        policy = self.config.policy
+        shots = [(shot.user, shot.assistant) for shot in policy.shots]
+        prompt_ids = encode_prompt(self._tokenizer, question(group.record), group.system, group.prefix, shots)
+        begun = asyncio.get_running_loop().time()
+        work = asyncio.create_task(self._engine.generate(prompt_ids, group.sampling, delivery.work.lane))
+        while not work.done():  # an engine that decodes is making progress
+            await asyncio.wait({work}, timeout=1.0)
+            if self._engine.statistics().get("steps", 0) != self.metrics.get("steps"):
+                self.worked()
+        sequences = work.result()
+        seconds = asyncio.get_running_loop().time() - begun
+        completions = [
+            m.Completion(
+                self._tokenizer.decode(sequence.token_ids, skip_special_tokens=True), sequence.finish
+            )
+            for sequence in sequences
+        ]
+        lengths = np.array([len(sequence.token_ids) for sequence in sequences], np.int32)
+        arrays = {
+            "prompt_ids": np.array(prompt_ids, np.int32),
+            "lengths": lengths,
+            "completion_ids": np.concatenate([np.array(s.token_ids, np.int32) for s in sequences]),
+            "behaviour_logprobs": np.concatenate([np.array(s.logprobs, np.float32) for s in sequences]),
+            "versions": np.concatenate([np.array(s.versions, np.int32) for s in sequences]),
+        }
+        self.log.info(
+            "group.generated",
+            id=delivery.id,
+            tokens=int(lengths.sum()),
+            seconds=round(seconds, 3),
+            versions=[int(arrays["versions"].min(initial=2**31 - 1)), int(arrays["versions"].max(initial=0))],
+        )
+        return Output(msgspec.structs.replace(group, completions=completions), arrays)
+
+    async def _recent_enough(self, version: int) -> None:
+        async with asyncio.timeout(self.options.version_wait_s), self._version_changed:
+            await self._version_changed.wait_for(lambda: self._engine.version >= version)
+
+    async def stop(self) -> None:
+        await self._engine.stop()
+
+
+def question(record: m.Record) -> str:
+    """The user's turn: the prompt, with lettered choices under it where the record has some."""
+    if not record.choices:
+        return record.prompt
+    lines = [f"{chr(ord('A') + index)}. {choice}" for index, choice in enumerate(record.choices)]
+    return "\n".join([record.prompt, *lines])

@@ -1,0 +1,59 @@
+"""Reference: log-probabilities of what was generated under the frozen first policy.
+
+Inbox: groups with `prompt_ids`, `lengths`, `completion_ids`. Outbox: the same with `reference_logprobs`. Blocks on nothing but its own
+model. Its weights never change, so a replica may be killed and replaced at any time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from safeladder.actors.actor import Actor, Delivery, Output
+
+
+class Reference(Actor):
+    """Scores completions with the policy that the run began with."""
+
+    role = "reference"
+    batch = 4
+
+    @dataclass
+    class Options:
+        """`model`: another reference than the run's first policy. `token_budget`: tokens in one packed forward."""
+
+        model: str | None = None
+        token_budget: int = 1024
+
+    async def start(self) -> None:
+        from safeladder.policies import model as models
+
+        policy = self.config.policy
+        path = await asyncio.to_thread(models.resolve, self.options.model or policy.model, policy.cache)
+        self._model, _ = await asyncio.to_thread(models.load, path, policy.dtype, self.context.pool.device)
+
+    def handle_batch(self, deliveries: Sequence[Delivery]) -> list[Output]:
+        import torch
+
+        from safeladder.policies.model import completion_logprobs
+
+        sequences = []
+        for delivery in deliveries:
+            group, arrays = delivery.group, delivery.arrays
+            prompt = arrays["prompt_ids"].tolist()
+            ends = np.cumsum(arrays["lengths"])[:-1]
+            sequences += [(prompt, part.tolist()) for part in np.split(arrays["completion_ids"], ends)]
+        temperature = group.sampling.temperature or 1.0
+        with torch.inference_mode():
+            scored = completion_logprobs(self._model, sequences, temperature, self.options.token_budget)
+        outputs, position = [], 0
+        for delivery in deliveries:
+            count = len(delivery.arrays["lengths"])
+            logprobs = torch.cat(scored[position : position + count]).cpu().numpy().astype(np.float32)
+            position += count
+            outputs.append(Output(delivery.payload, {**delivery.arrays, "reference_logprobs": logprobs}))
+        self.worked()
+        return outputs

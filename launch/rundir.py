@@ -1,0 +1,91 @@
+"""The run directory: where each file of a run stands.
+
+    config.yaml          the resolved configuration             run.json            endpoint, launcher's pid, schema
+    logs/ROLE-I.jsonl    structured log of a process            logs/ROLE-I.out     its stdout and stderr
+    hub/journal          what the hub has accepted              learner/ledger.jsonl, learner/versions
+    checkpoints/         committed states of the learner        weights/            publications, where no shared memory
+    summary.json         what the run came to                   lock                held by the running launcher
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from safeladder.launch.config import ConfigError
+
+
+class RunInfo(Struct):
+    """What a process or a client needs to join a run."""
+
+    endpoint: str
+    pid: int
+    started: str
+    schema: str
+
+
+class RunDirectory:
+    """Paths of one run."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def info_file(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "hub" / "journal"
+
+    @property
+    def ledger(self) -> Path:
+        return self.path / "learner" / "ledger.jsonl"
+
+    @property
+    def versions(self) -> Path:
+        return self.path / "learner" / "versions"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        return self.path / "weights"
+
+    @property
+    def summary(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def lock(self) -> Path:
+        return self.path / "lock"
+
+    def log(self, role: str, replica: int) -> Path:
+        return self.path / "logs" / f"{role}-{replica}.jsonl"
+
+    def output(self, role: str, replica: int) -> Path:
+        return self.path / "logs" / f"{role}-{replica}.out"
+
+    def info(self) -> RunInfo:
+        """Raises ConfigError when there is no such run."""
+        try:
+            return msgspec.json.decode(self.info_file.read_bytes(), type=RunInfo)
+        except FileNotFoundError:
+            raise ConfigError(f"{self.path} is no run directory: it has no run.json") from None
+        except msgspec.DecodeError as error:
+            raise ConfigError(f"{self.info_file} is damaged: {error}") from None
+
+    def write_info(self, info: RunInfo) -> None:
+        self.info_file.write_bytes(msgspec.json.format(msgspec.json.encode(info)) + b"\n")
+
+    @property
+    def endpoint(self) -> str:
+        return self.info().endpoint
