@@ -39,9 +39,7 @@ class Feeder(Actor):
         if unknown and not data.families:
             raise ActorError(f"no recipe for the families {sorted(unknown)}; add them to recipe.families")
         self._draw = tasks.Draw(records, self.config.run.seed, data.families, data.shuffle, data.epochs)
-        self._pace = Pace(
-            self.config.staleness.eta, self.config.learner.batch, self.config.staleness.max_in_flight
-        )
+        self._pace = Pace(self.config.staleness.eta, self.config.learner.batch, self.config.staleness.max_in_flight)
         self._policy: Mapping[str, Any] = self.link.state.get("policy", {})
         self._news = asyncio.Event()
         self._news.set()
@@ -68,12 +66,12 @@ class Feeder(Actor):
         if self._cursor is None:  # the hub's memory of us, or the checkpoint's where there is none
             known = self.link.state.get("feeder", {}).get("cursor", 0)
             self._cursor = max(known, self._policy["next_sequence"])
-        unfinished = self._cursor - self._policy["consumed"] - self._policy["dropped"]
+        policy = self._policy
         return self._pace.capacity(
-            step=self._policy["step"],
+            step=policy["step"],
             admitted=self._cursor,
-            dropped=self._policy["dropped"],
-            running=unfinished,
+            dropped=policy["dropped"],
+            running=self._cursor - policy["next_sequence"] - policy["tombstones"],
         )
 
     async def _admit(self, count: int) -> bool:

@@ -36,12 +36,14 @@ class Generator(Actor):
         version_wait_s: float = 300.0
 
     async def start(self) -> None:
-        from safeladder.policies import engines, model
+        from safeladder.policies import model
+        from safeladder.policies.engines.registry import create
 
         policy = self.config.policy
-        path = await asyncio.to_thread(model.resolve, policy.model, policy.cache)
+        path = await asyncio.to_thread(model.resolve, policy.model, policy.cache and Path(policy.cache))
         self._tokenizer = await asyncio.to_thread(model.load_tokenizer, path)
-        self._engine = engines.create(
+        self._engine = await asyncio.to_thread(
+            create,
             self.options.engine,
             path,
             dtype=policy.dtype,
@@ -49,7 +51,7 @@ class Generator(Actor):
             max_sequences=self.options.max_sequences,
             max_tokens=self.options.max_tokens,
         )
-        await self._engine.start()
+        self._engine.start()
         self._version_changed = asyncio.Condition()
         self._wanted: Mapping[str, Any] | None = self.link.state.get("policy")
         self._published = asyncio.Event()
@@ -69,9 +71,11 @@ class Generator(Actor):
             await asyncio.wait({news, stop, health}, return_when=asyncio.FIRST_COMPLETED)
             health.cancel()
             statistics = self._engine.statistics()
-            self.metrics = {key: float(value) for key, value in statistics.items() if isinstance(value, int | float)}
-            if not self._engine.healthy:
-                raise ActorError(f"the engine has failed: {self._engine.failure}")
+            if statistics.get("steps") != self.metrics.get("steps"):
+                self.worked()  # an engine that decodes is making progress
+            self.metrics = statistics
+            if self._engine.error is not None:
+                raise ActorError(f"the engine has failed: {self._engine.error}") from self._engine.error
             if news.done():
                 self._published.clear()
                 await self._take(self._wanted)
@@ -80,14 +84,15 @@ class Generator(Actor):
 
     async def _take(self, wanted: Mapping[str, Any] | None) -> None:
         """Loads a publication between two decode steps. One that has been retired meanwhile is passed over."""
+        from safeladder.policies.engines.base import EngineError
         from safeladder.policies.weights import WeightsError
 
-        if not wanted or not wanted.get("directory") or wanted["version"] == self._engine.version:
+        if not wanted or not wanted.get("directory") or wanted["version"] <= self._engine.version:
             return
         try:
             begun = asyncio.get_running_loop().time()
             await self._engine.load_weights(Path(wanted["directory"]), wanted["version"])
-        except WeightsError as error:
+        except (WeightsError, EngineError) as error:
             self.log.warning("weights.refused", version=wanted["version"], error=str(error))
             return
         seconds = asyncio.get_running_loop().time() - begun
@@ -104,17 +109,10 @@ class Generator(Actor):
         shots = [(shot.user, shot.assistant) for shot in policy.shots]
         prompt_ids = encode_prompt(self._tokenizer, question(group.record), group.system, group.prefix, shots)
         begun = asyncio.get_running_loop().time()
-        work = asyncio.create_task(self._engine.generate(prompt_ids, group.sampling, delivery.work.lane))
-        while not work.done():  # an engine that decodes is making progress
-            await asyncio.wait({work}, timeout=1.0)
-            if self._engine.statistics().get("steps", 0) != self.metrics.get("steps"):
-                self.worked()
-        sequences = work.result()
+        sequences = await self._engine.generate(prompt_ids, group.sampling, delivery.work.lane, delivery.id)
         seconds = asyncio.get_running_loop().time() - begun
         completions = [
-            m.Completion(
-                self._tokenizer.decode(sequence.token_ids, skip_special_tokens=True), sequence.finish
-            )
+            m.Completion(self._tokenizer.decode(sequence.token_ids, skip_special_tokens=True), sequence.finish)
             for sequence in sequences
         ]
         lengths = np.array([len(sequence.token_ids) for sequence in sequences], np.int32)
@@ -133,6 +131,9 @@ class Generator(Actor):
             versions=[int(arrays["versions"].min(initial=2**31 - 1)), int(arrays["versions"].max(initial=0))],
         )
         return Output(msgspec.structs.replace(group, completions=completions), arrays)
+
+    def revoked(self, delivery: Delivery) -> None:
+        self._engine.abort(delivery.id)
 
     async def _recent_enough(self, version: int) -> None:
         async with asyncio.timeout(self.options.version_wait_s), self._version_changed:

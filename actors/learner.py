@@ -16,30 +16,42 @@ its first stop to be sampled anew; it keeps its place in the order.
 from __future__ import annotations
 
 import asyncio
-import os
-import shutil
+import dataclasses
+import hashlib
 import time
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from safeladder.actors.actor import Actor, ActorError, Delivery, Keep, Outcome
+from safeladder.actors.actor import Actor, ActorError, Delivery, Keep, Outcome, Reject
+from safeladder.launch.config import Config
+from safeladder.launch.config import digest as config_digest
 from safeladder.launch.rundir import RunDirectory
-from safeladder.policies.staleness import InOrder
+from safeladder.policies.batch import TrainingGroup
+from safeladder.policies.ledger import Entry, Ledger, VersionCounter
+from safeladder.policies.recipe import RecipeError, Rewards, from_mapping, rewards
+from safeladder.policies.staleness import InOrder, staleness
 from safeladder.protocol import messages as m
+
+if TYPE_CHECKING:
+    from safeladder.policies.step import StepOptions
 
 
 @dataclass
 class Place:
-    """One position in the order of admission, and what fills it."""
+    """A group in the order of admission, ready to be trained."""
 
     delivery: Delivery
-    dropped: str | None = None  # why no group will ever fill it
+    rewards: Rewards
+    training: TrainingGroup
     staleness: int = 0
-    rewards: Any = None
-    training: Any = field(default=None, repr=False)
+
+    @property
+    def sequence(self) -> int:
+        return self.delivery.group.sequence
 
 
 class Learner(Actor):
@@ -59,199 +71,189 @@ class Learner(Actor):
     async def start(self) -> None:
         self._run = RunDirectory(self.context.directory)
         self._arrived = asyncio.Event()
-        self._total: int | None = None
         self._end: Delivery | None = None
         self._held: dict[str, Delivery] = {}  # trained or dropped, not committed: settled with the next checkpoint
-        self._dropped = 0
+        self._late: list[Place] = []  # requeued dead letters, whose place in the order has passed
+        self._skips: dict[int, Delivery] = {}  # tombstones that no batch has passed over yet
+        self._directory: Path | None = None
+        self._waited_s = 0.0
         await asyncio.to_thread(self._load)
-        self._order: InOrder[Place] = InOrder(self.config.learner.batch, start=self._next_sequence)
-        await self._announce(await asyncio.to_thread(self._first_publication))
-        self.log.info(
-            "learner.ready", step=self._step, version=self._version, next_sequence=self._next_sequence,
-            committed=len(self._committed),
-        )
+        if self._version > 0:
+            await asyncio.to_thread(self._publish)
+        await self._announce()
+        self.log.info("learner.ready", step=self._step, version=self._version, next_sequence=self._order.cursor)
 
     def _load(self) -> None:
         """The newest checkpoint, or the first policy where there is none."""
         from safeladder.policies import checkpoint, model, weights
-        from safeladder.policies.ledger import Ledger, VersionCounter
-        from safeladder.policies.recipe import Recipe
         from safeladder.policies.step import LearnerStep
 
         policy, learner = self.config.policy, self.config.learner
-        self._recipe = Recipe.from_config(self.config.recipe)
-        latest = checkpoint.latest(self._run.checkpoints)
-        source = latest or model.resolve(policy.model, policy.cache)
+        self._recipe = from_mapping(dataclasses.asdict(self.config.recipe))
+        newest = checkpoint.latest(self._run.checkpoints)
+        source = newest or model.resolve(policy.model, Path(policy.cache) if policy.cache else None)
         self._model, self._tokenizer = model.load(source, policy.dtype, self.context.pool.device)
-        self._learner = LearnerStep(self._model, step_options(self.config))
+        state = checkpoint.read_state(newest) if newest else checkpoint.CheckpointState(step=0, version=0)
+        self._learner = LearnerStep(self._model, step_options(self.config), steps_done=state.step)
+        if newest:
+            checkpoint.restore(newest, self._model, self._learner.optimizer)
+            self.log.info("checkpoint.restored", path=str(newest), step=state.step, version=state.version)
         self._ledger = Ledger(self._run.ledger)
         self._counter = VersionCounter(self._run.versions)
-        self._step, self._version, self._head, self._consumed = 0, 0, "", 0
-        self._next_sequence = 0
-        if latest:
-            state = checkpoint.restore(latest, self._model, self._learner.optimizer)
-            self._step, self._version, self._head = state.step, state.version, state.ledger_head
-            self._learner.steps = state.step
-            self.log.info("checkpoint.restored", path=str(latest), step=state.step, version=state.version)
-        lineage = self._ledger.lineage(self._head)
+        self._step, self._version, self._head = state.step, state.version, state.ledger_head
         self._committed = self._ledger.consumed(self._head)
-        self._consumed = sum(len(entry.ids) for entry in lineage)
-        self._dropped = sum(len(entry.dropped) for entry in lineage)
-        self._next_sequence = self._consumed + self._dropped
-        bytes_needed = sum(p.numel() * p.element_size() for p in self._model.parameters())
-        self._home = weights.home(self._run.path.name, bytes_needed, self._run.weights, self.config.weights.home)
-
-    def _first_publication(self) -> Path | None:
-        """Version 0 is the first policy, which generators load themselves. After a restart the weights are published again.
-
-        If a later version than the checkpoint's was ever given out, these weights need a new number: they are a rollback.
-        """
-        if self._counter.last > self._version:
-            self._version = self._counter.next()
-        return None if self._version == 0 else self._publish()
+        self._dropped = sum(len(entry.dropped) for entry in self._ledger.lineage(self._head))
+        self._order: InOrder[Place] = InOrder(learner.batch, start=state.feeder_cursor)
+        size = sum(parameter.numel() * parameter.element_size() for parameter in self._model.parameters())
+        place = self.config.weights.home
+        self._home = weights.home(self._run.path.name, size, self._run.weights) if place == "auto" else Path(place)
+        if self._counter.newest > self._version:
+            # Later weights were given out once: these are a rollback, and a number never stands for two policies.
+            self._version = self._counter.next(self._step)
 
     # -------------------------------------------------------------------------------------------------------- inbox
 
     async def handle(self, delivery: Delivery) -> Outcome:
         payload = delivery.payload
         if delivery.id in self._committed:
-            return None  # its effect is in a committed checkpoint: nothing to do but settle
+            return None  # its effect is in a committed checkpoint: nothing is left but to settle
         if delivery.id in self._held:
             self._held[delivery.id] = delivery  # trained since the checkpoint; the hub had to give a new lease
             return Keep
         if isinstance(payload, m.End):
-            self._total, self._end = payload.total, delivery
+            self._end = delivery
+            if self._order.total is None:
+                self._order.end(payload.total)
         elif isinstance(payload, m.Skipped):
-            self._order.add(payload.sequence, Place(delivery, dropped=payload.reason))
-            self.log.warning("group.skipped", id=delivery.id, reason=payload.reason)
+            self._skip(payload, delivery)
         else:
-            place = await asyncio.to_thread(self._prepare, delivery)
-            self._order.add(delivery.group.sequence, place)
+            self._add(await asyncio.to_thread(self._prepare, delivery))
         self._arrived.set()
         return Keep
 
+    def _skip(self, skipped: m.Skipped, delivery: Delivery) -> None:
+        fresh = skipped.sequence not in self._skips
+        self._skips[skipped.sequence] = delivery
+        if fresh:
+            self._order.skip(skipped.sequence)
+            self.log.warning("group.skipped", id=delivery.id, reason=skipped.reason)
+
+    def _add(self, place: Place) -> None:
+        buffered = [other for other in self._order.items() if other.sequence == place.sequence]
+        if buffered:  # the same group under a new lease
+            self._order.withdraw(place.sequence)
+        if place.sequence < self._order.cursor:
+            self._late = [other for other in self._late if other.delivery.id != place.delivery.id] + [place]
+        else:
+            self._order.add(place.sequence, place)
+
     def _prepare(self, delivery: Delivery) -> Place:
-        """Rewards and training arrays of a group. Raises Reject-like errors for a group that lacks what training needs."""
-        from safeladder.policies.recipe import rewards
-        from safeladder.policies.step import TrainingGroup
-
+        """Rewards and training arrays of a group. Raises Reject for a group that lacks what training needs."""
         group, arrays = delivery.group, delivery.arrays
-        missing = {"prompt_ids", "lengths", "completion_ids", "behaviour_logprobs", "versions"} - set(arrays)
-        if missing:
-            raise ActorError(f"group {delivery.id!r} came without {sorted(missing)}; does its route pass a generator?")
-        earned = rewards(group, self._recipe)
+        needed = {"prompt_ids", "lengths", "completion_ids", "behaviour_logprobs", "versions"}
+        if self.config.learner.reference_kl > 0:
+            needed.add("reference_logprobs")
+        if missing := needed - set(arrays):
+            raise Reject(f"group {delivery.id!r} came without {sorted(missing)}; which stop of its route makes them?")
+        try:
+            earned = rewards(group, self._recipe)
+        except RecipeError as error:
+            raise Reject(str(error)) from None
         ends = np.cumsum(arrays["lengths"])[:-1]
-
-        def split(name: str) -> list[Any]:
-            return np.split(arrays[name], ends)
-
         training = TrainingGroup(
             id=delivery.id,
             prompt_ids=arrays["prompt_ids"],
-            completion_ids=split("completion_ids"),
-            behaviour=split("behaviour_logprobs"),
-            reference=split("reference_logprobs") if "reference_logprobs" in arrays else None,
+            completion_ids=np.split(arrays["completion_ids"], ends),
+            behaviour=np.split(arrays["behaviour_logprobs"], ends),
+            versions=np.split(arrays["versions"], ends),
             rewards=earned.total,
             valid=earned.valid,
+            reference=np.split(arrays["reference_logprobs"], ends) if "reference_logprobs" in needed else None,
         )
-        return Place(delivery, rewards=earned, training=training)
+        return Place(delivery, earned, training)
+
+    def revoked(self, delivery: Delivery) -> None:
+        """The hub gave the group to nobody else (there is one learner): it comes again under a new lease."""
+        for place in self._order.items():
+            if place.delivery is delivery:
+                self._order.withdraw(place.sequence)
 
     # --------------------------------------------------------------------------------------------------------- steps
 
     async def run(self) -> None:
         learner = self.config.learner
         committed_step = self._step
-        while self._step < learner.steps:
-            places = await self._next_batch()
-            if places is None:
-                break
+        while self._step < learner.steps and (places := await self._next_batch()) is not None:
             await self._train(places)
             if self._step - committed_step >= learner.checkpoint_every:
                 await self._commit()
                 committed_step = self._step
-        if self._step > committed_step or self._held:
+        if self._step > committed_step:
             await self._commit()
-        over = self._step >= learner.steps or self._ended
-        self.log.info("learner.finished", step=self._step, version=self._version, over=over)
-        if over and self._end is not None:
-            self._end.finish()
-
-    @property
-    def _ended(self) -> bool:
-        return self._total is not None and self._consumed + self._dropped >= self._total
+        if self._order.finished:  # what ended early after the last group, and the end itself, have no step to wait for
+            for delivery in [*self._skips.values(), *([self._end] if self._end else [])]:
+                delivery.finish()
+        self.log.info(
+            "learner.finished",
+            step=self._step,
+            version=self._version,
+            stopped=self.stopping.is_set(),
+            end_of_stream=self._order.finished,
+        )
 
     async def _next_batch(self) -> list[Place] | None:
         """The next groups in order, all of them fresh enough; None when stopping or at the end of the stream."""
-        waited_since = time.monotonic()
-        said_at = waited_since
+        began = said = time.monotonic()
+        announced = self._order.tombstones
         while not self.stopping.is_set():
-            dropped = await self._settle_dropped()
-            batch = self._order.take()
-            if batch is None and self._total is not None:
-                rest = self._total - self._consumed - self._dropped
-                batch = self._order.take(rest) if 0 < rest < self.config.learner.batch else None
-            if batch is not None and (fresh := self._fresh_enough(batch)):
-                self._waited_s = time.monotonic() - waited_since
-                return fresh
-            if self._ended:
-                return None
-            if dropped or batch is not None:
-                continue
             self._arrived.clear()
+            self._resample_stale()
+            if batch := self._order.take():
+                self._waited_s = time.monotonic() - began
+                late, self._late = self._late, []
+                return [*batch, *late]
+            if self._order.finished:
+                return None
+            if self._order.tombstones != announced:
+                announced = self._order.tombstones
+                await self._announce()  # admission makes up for what was dropped
             stop = asyncio.create_task(self.stopping.wait())
             news = asyncio.create_task(self._arrived.wait())
             await asyncio.wait({stop, news}, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
             stop.cancel()
             news.cancel()
             self.worked()  # waiting for others is no stall of this role
-            if time.monotonic() - said_at > self.options.stall_log_s:
-                said_at = time.monotonic()
-                waited_s = round(said_at - waited_since, 1)
-                self.log.warning("learner.waiting", waited_s=waited_s, for_sequence=self._order.next, buffered=len(self._order))
+            if time.monotonic() - said > self.options.stall_log_s:
+                said = time.monotonic()
+                self.log.warning(
+                    "learner.waiting",
+                    waited_s=round(said - began, 1),
+                    for_sequence=self._order.cursor,
+                    buffered=len(self._order),
+                )
         return None
 
-    async def _settle_dropped(self) -> bool:
-        """Places at the head of the order that no group will fill are accounted for, and admission is told."""
-        dropped = self._order.take_skipped(lambda place: place.dropped is not None)
-        return False if not dropped else await self._account(dropped)
-
-    async def _account(self, dropped: list[Place]) -> bool:
-        self._pending_dropped = [*getattr(self, "_pending_dropped", []), *dropped]
-        self._dropped += len(dropped)
-        for place in dropped:
-            self._held[place.delivery.id] = place.delivery
-        await self._announce(self._directory)
-        return True
-
-    def _fresh_enough(self, batch: list[Place]) -> list[Place]:
-        """The batch, unless some of it is older than the bound: those are sampled anew and the others wait for them."""
+    def _resample_stale(self) -> None:
+        """Sends every buffered group that is older than the bound back to be sampled anew; it only gets older by waiting."""
         eta = self.config.staleness.eta
-        stale = []
-        for place in batch:
-            versions = place.delivery.arrays["versions"]
-            place.staleness = self._version - int(versions.min(initial=self._version))
-            if place.staleness > eta:
-                stale.append(place)
-        if not stale:
-            return batch
-        for place in batch:
-            if place in stale:
-                self.log.info("group.resampled", id=place.delivery.id, staleness=place.staleness, eta=eta)
-                place.delivery.give_back(f"staleness {place.staleness} above {eta}", restart=True)
+        for place in [*self._order.items(), *self._late]:
+            place.staleness = max(staleness(place.training.versions, self._version), default=0)
+            if place.staleness <= eta:
+                continue
+            self.log.info("group.resampled", id=place.delivery.id, staleness=place.staleness, eta=eta)
+            place.delivery.give_back(f"staleness {place.staleness} above {eta}", restart=True)
+            if place in self._late:
+                self._late.remove(place)
             else:
-                self._order.put_back(place.delivery.group.sequence, place)
-        self._order.rewind(min(place.delivery.group.sequence for place in batch))
-        return []
+                self._order.withdraw(place.sequence)
 
     async def _train(self, places: list[Place]) -> None:
-        from safeladder.policies.ledger import Entry
-
-        begun = time.monotonic()
-        report = await asyncio.to_thread(self._learner.train, [place.training for place in places], self.worked)
+        """One optimizer step, its line in the ledger, and the new weights for everybody."""
+        began = time.monotonic()
+        report = await asyncio.to_thread(self._learner.train, [place.training for place in places])
         trained_at = self._version
-        self._version = await asyncio.to_thread(self._counter.next)
-        dropped = getattr(self, "_pending_dropped", [])
-        self._pending_dropped: list[Place] = []
+        self._version = await asyncio.to_thread(self._counter.next, self._step + 1)
+        dropped = [self._skips.pop(sequence) for sequence in self._order.passed]
         entry = Entry(
             step=self._step,
             version=trained_at,
@@ -259,74 +261,56 @@ class Learner(Actor):
             boot=self.link.boot,
             parent=self._head,
             ids=[place.delivery.id for place in places],
-            sequences=[place.delivery.group.sequence for place in places],
-            dropped=[place.delivery.id for place in dropped],
+            sequences=[place.sequence for place in places],
+            dropped=[delivery.id for delivery in dropped],
             staleness=[place.staleness for place in places],
+            batch_digest=digest([place.training for place in places]),
         )
         self._head = await asyncio.to_thread(self._ledger.append, entry)
         self._step += 1
-        self._consumed += len(places)
-        for place in places:
-            self._held[place.delivery.id] = place.delivery
-        published = time.monotonic()
-        await self._announce(await asyncio.to_thread(self._publish))
-        self._report(places, report, trained_at, begun, time.monotonic() - published)
-
-    def _report(self, places: list[Place], report: Any, version: int, begun: float, publish_s: float) -> None:
-        seconds = time.monotonic() - begun + self._waited_s
-        totals = np.concatenate([place.rewards.total[place.rewards.valid] for place in places])
-        unsafe = np.concatenate([place.rewards.unsafe for place in places])
-        families: dict[str, list[float]] = {}
-        channels: dict[str, list[float]] = {}
-        for place in places:
-            earned = place.rewards
-            families.setdefault(place.delivery.group.record.label, []).extend(earned.total[earned.valid].tolist())
-            for name, values in earned.channels.items():
-                channels.setdefault(name, []).extend(values[np.isfinite(values)].tolist())
-        finishes = [c.finish for place in places for c in place.delivery.group.completions]
+        self._dropped += len(dropped)
+        for delivery in [*(place.delivery for place in places), *dropped]:
+            self._held[delivery.id] = delivery
+        publishing = time.monotonic()
+        await asyncio.to_thread(self._publish)
+        await self._announce()
+        publish_s = time.monotonic() - publishing
+        self.worked()
+        seconds = time.monotonic() - began + self._waited_s
         self.log.info(
             "step.completed",
-            step=self._step,
             steps=self.config.learner.steps,
-            version=version,
+            version=trained_at,
             published=self._version,
-            reward_mean=_mean(totals),
-            reward_std=float(totals.std()) if len(totals) else None,
-            unsafe_rate=_mean(unsafe[np.isfinite(unsafe)]),
-            families={label: _mean(values) for label, values in families.items()},
-            channels={name: _mean(values) for name, values in channels.items()},
-            invalid=int(sum((~place.rewards.valid).sum() for place in places)),
-            groups=len(places),
-            samples=len(finishes),
-            truncated_ratio=finishes.count("length") / max(1, len(finishes)),
-            staleness_max=max(place.staleness for place in places),
-            staleness=[place.staleness for place in places],
-            seconds=round(seconds, 3),
             wait_s=round(self._waited_s, 3),
-            train_s=round(report.seconds, 3),
             publish_s=round(publish_s, 3),
+            step_s=round(seconds, 3),
             tokens_per_s=round(report.tokens / max(seconds, 1e-9), 1),
-            **report.metrics(),
+            staleness=[place.staleness for place in places],
+            staleness_max=max(place.staleness for place in places),
+            **summarize(places),
+            **{**dataclasses.asdict(report), "step": self._step},
         )
 
     # ---------------------------------------------------------------------------------------- publication and checkpoint
 
-    def _publish(self) -> Path:
+    def _publish(self) -> None:
         from safeladder.policies import weights
 
-        weights.publish(self._model, self._home, self._version, step=self._step)
+        self._directory = weights.folder(self._home, self._version)
+        if not self._directory.exists():  # after a restart these very weights may stand there still
+            weights.publish(self._model, self._home, self._version, step=self._step, created_by=self.context.name)
         weights.retire(self._home, self.config.weights.keep)
-        return weights.directory_of(self._home, self._version)
 
-    async def _announce(self, directory: Path | None) -> None:
-        self._directory = directory
+    async def _announce(self) -> None:
+        """Tells everybody the version and the feeder how far the order has come. Raises TimeoutError after two minutes."""
         value = {
             "version": self._version,
             "step": self._step,
-            "consumed": self._consumed,
-            "dropped": self._dropped,
-            "next_sequence": self._consumed + self._dropped,
-            "directory": str(directory) if directory else None,
+            "directory": str(self._directory) if self._directory else None,
+            "next_sequence": self._order.cursor,
+            "dropped": self._dropped + self._order.tombstones,
+            "tombstones": self._order.tombstones,
         }
         async with asyncio.timeout(120.0):
             await asyncio.wrap_future(self.link.publish("policy", value))
@@ -335,48 +319,85 @@ class Learner(Actor):
         """Writes a checkpoint and then settles every lease whose effect it contains."""
         from safeladder.policies import checkpoint
 
-        begun = time.monotonic()
+        began = time.monotonic()
         state = checkpoint.CheckpointState(
             step=self._step,
             version=self._version,
             ledger_head=self._head,
-            feeder_cursor=self._consumed + self._dropped,
-            boot=self.link.boot,
+            feeder_cursor=self._order.cursor,
+            config_digest=config_digest(self.config),
         )
 
         def write() -> Path:
-            path = checkpoint.save(self._run.checkpoints, state, self._model, self._tokenizer, self._learner.optimizer)
+            path = checkpoint.save(
+                self._run.checkpoints, self._step, self._model, self._tokenizer, self._learner.optimizer, state
+            )
             checkpoint.retire(self._run.checkpoints, self.config.learner.keep_checkpoints)
             return path
 
-        path = await asyncio.to_thread(write)
-        settled = list(self._held.values())
-        self._committed |= set(self._held)
-        self._held.clear()
-        for delivery in settled:
+        try:
+            path = await asyncio.to_thread(write)
+        except checkpoint.CheckpointError as error:
+            self.log.error("checkpoint.failed", step=self._step, error=str(error))
+            if self.stopping.is_set() or self._step >= self.config.learner.steps:
+                raise ActorError(str(error)) from error
+            return  # the leases are kept, and the next step tries again
+        settled, self._held = self._held, {}
+        self._committed |= set(settled)
+        for delivery in settled.values():
             delivery.finish()
         self.worked()
         self.log.info(
-            "checkpoint.committed", path=str(path), step=self._step, version=self._version, settled=len(settled),
-            seconds=round(time.monotonic() - begun, 3), pid=os.getpid(),
+            "checkpoint.committed",
+            path=str(path),
+            step=self._step,
+            version=self._version,
+            settled=len(settled),
+            seconds=round(time.monotonic() - began, 3),
         )
 
-    async def stop(self) -> None:
-        """The run's shared memory is freed when its last learner ends in order; after a crash the supervisor does it."""
-        if self._step >= self.config.learner.steps:
-            await asyncio.to_thread(shutil.rmtree, self._home, True)
 
-
-def step_options(config: Any) -> Any:
-    """The learner section of the configuration as the options of a step."""
-    from dataclasses import fields
-
+def step_options(config: Config) -> StepOptions:
+    """The learner's section of the configuration as the options of a step."""
     from safeladder.policies.step import StepOptions
 
-    names = {f.name for f in fields(StepOptions)}
-    chosen = {name: getattr(config.learner, name) for name in names if hasattr(config.learner, name)}
-    return StepOptions(**{**chosen, "temperature": config.sampling.temperature or 1.0})
+    shared = {f.name for f in dataclasses.fields(StepOptions)} & {f.name for f in dataclasses.fields(config.learner)}
+    chosen: dict[str, Any] = {name: getattr(config.learner, name) for name in shared}
+    return StepOptions(**chosen, temperature=config.sampling.temperature or 1.0)
 
 
-def _mean(values: Any) -> float | None:
-    return round(float(np.mean(values)), 6) if len(values) else None
+def digest(batch: Sequence[TrainingGroup]) -> str:
+    """Names the tokens and rewards of a batch, for the ledger."""
+    found = hashlib.blake2b(digest_size=16)
+    for group in batch:
+        for array in [group.prompt_ids, *group.completion_ids, *group.behaviour, group.rewards]:
+            found.update(np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
+def summarize(places: Sequence[Place]) -> dict[str, Any]:
+    """Means over a batch for the log: rewards by family and by verifier (None where nothing could be judged)."""
+    families: dict[str, list[float]] = {}
+    channels: dict[str, list[float]] = {}
+    unsafe: list[float] = []
+    for place in places:
+        earned, group = place.rewards, place.delivery.group
+        families.setdefault(group.record.label, []).extend(earned.total[earned.valid].tolist())
+        for name, values in earned.channels.items():
+            channels.setdefault(name, []).extend(values[np.isfinite(values)].tolist())
+        unsafe += earned.unsafe[np.isfinite(earned.unsafe)].tolist()
+    totals = [reward for values in families.values() for reward in values]
+    finishes = [completion.finish for place in places for completion in place.delivery.group.completions]
+    return {
+        "reward_mean": _mean(totals),
+        "reward_std": round(float(np.std(totals)), 6) if totals else None,
+        "unsafe_rate": _mean(unsafe),
+        "families": {label: _mean(values) for label, values in sorted(families.items())},
+        "channels": {name: _mean(values) for name, values in sorted(channels.items())},
+        "samples": len(finishes),
+        "truncated_ratio": round(finishes.count("length") / max(1, len(finishes)), 4),
+    }
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return round(float(np.mean(values)), 6) if values else None

@@ -7,8 +7,8 @@ model. Its weights never change, so a replica may be killed and replaced at any 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -19,7 +19,6 @@ class Reference(Actor):
     """Scores completions with the policy that the run began with."""
 
     role = "reference"
-    batch = 4
 
     @dataclass
     class Options:
@@ -32,28 +31,24 @@ class Reference(Actor):
         from safeladder.policies import model as models
 
         policy = self.config.policy
-        path = await asyncio.to_thread(models.resolve, self.options.model or policy.model, policy.cache)
+        path = await asyncio.to_thread(
+            models.resolve, self.options.model or policy.model, policy.cache and Path(policy.cache)
+        )
         self._model, _ = await asyncio.to_thread(models.load, path, policy.dtype, self.context.pool.device)
 
-    def handle_batch(self, deliveries: Sequence[Delivery]) -> list[Output]:
+    def handle(self, delivery: Delivery) -> Output:
+        """A group is scored by itself: what it is scored with must not show in the last bits of the result."""
         import torch
 
         from safeladder.policies.model import completion_logprobs
 
-        sequences = []
-        for delivery in deliveries:
-            group, arrays = delivery.group, delivery.arrays
-            prompt = arrays["prompt_ids"].tolist()
-            ends = np.cumsum(arrays["lengths"])[:-1]
-            sequences += [(prompt, part.tolist()) for part in np.split(arrays["completion_ids"], ends)]
-        temperature = group.sampling.temperature or 1.0
+        group, arrays = delivery.group, delivery.arrays
+        prompt = arrays["prompt_ids"].tolist()
+        ends = np.cumsum(arrays["lengths"])[:-1]
+        sequences = [(prompt, part.tolist()) for part in np.split(arrays["completion_ids"], ends)]
         with torch.inference_mode():
-            scored = completion_logprobs(self._model, sequences, temperature, self.options.token_budget)
-        outputs, position = [], 0
-        for delivery in deliveries:
-            count = len(delivery.arrays["lengths"])
-            logprobs = torch.cat(scored[position : position + count]).cpu().numpy().astype(np.float32)
-            position += count
-            outputs.append(Output(delivery.payload, {**delivery.arrays, "reference_logprobs": logprobs}))
-        self.worked()
-        return outputs
+            scored = completion_logprobs(
+                self._model, sequences, group.sampling.temperature or 1.0, self.options.token_budget
+            )
+        logprobs = torch.cat(scored).cpu().numpy().astype(np.float32)
+        return Output(group, {**arrays, "reference_logprobs": logprobs})

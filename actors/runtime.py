@@ -155,7 +155,9 @@ class Runtime:
         elif outcome is None and delivery.last_stop:
             link.done(delivery.lease)
         elif outcome is None:
-            self._fail(actor, delivery, f"{type(actor).__name__}.handle returned nothing before the last stop", retry=False)
+            self._fail(
+                actor, delivery, f"{type(actor).__name__}.handle returned nothing before the last stop", retry=False
+            )
             return
         else:
             output = outcome if isinstance(outcome, Output) else Output(outcome, delivery.arrays)  # type: ignore[arg-type]

@@ -58,7 +58,9 @@ class Searcher(Actor):
         candidates = rank(judged, self.options.terms, oldest_versions(arrays))
         chosen = next((candidate for candidate in candidates if candidate.score is not None), None)
         seconds = round(time.monotonic() - begun, 3)
-        self.log.info("question.answered", id=delivery.id, candidates=len(candidates), chosen=chosen is not None, seconds=seconds)
+        self.log.info(
+            "question.answered", id=delivery.id, candidates=len(candidates), chosen=chosen is not None, seconds=seconds
+        )
         return m.Answer(
             text=chosen.text if chosen else self.options.fallback,
             strategy="best_of_n",

@@ -54,9 +54,13 @@ class VerifierPool(Actor):
             failed = [index for index, verdict in enumerate(verdicts) if verdict.status in ("error", "timeout")]
             if not failed:
                 break
-            for index, verdict in zip(failed, run([verifier], [items[i] for i in failed], self.options.timeout_s), strict=True):
+            for index, verdict in zip(
+                failed, run([verifier], [items[i] for i in failed], self.options.timeout_s), strict=True
+            ):
                 verdicts[index] = verdict
         for verdict in verdicts:
             if verdict.status in ("error", "timeout"):
-                self.log.warning("verdict.failed", verifier=verdict.verifier, status=verdict.status, error=verdict.error)
+                self.log.warning(
+                    "verdict.failed", verifier=verdict.verifier, status=verdict.status, error=verdict.error
+                )
         return verdicts

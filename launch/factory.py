@@ -26,7 +26,9 @@ def actor_class(pool: Pool) -> Any:
     if kind is None:
         near = difflib.get_close_matches(class_name, dir(module), 1)
         raise ConfigError(f"actor {pool.actor!r}: {module_name} has no {class_name}" + _hint(near))
-    if not (isinstance(kind, type) and hasattr(kind, "handle") and dataclasses.is_dataclass(getattr(kind, "Options", None))):
+    if not (
+        isinstance(kind, type) and hasattr(kind, "handle") and dataclasses.is_dataclass(getattr(kind, "Options", None))
+    ):
         raise ConfigError(f"actor {pool.actor!r} is not a safeladder.actors.actor.Actor with an Options dataclass")
     return kind
 

@@ -1,10 +1,10 @@
 """The run directory: where each file of a run stands.
 
-    config.yaml          the resolved configuration             run.json            endpoint, launcher's pid, schema
-    logs/ROLE-I.jsonl    structured log of a process            logs/ROLE-I.out     its stdout and stderr
-    hub/journal          what the hub has accepted              learner/ledger.jsonl, learner/versions
-    checkpoints/         committed states of the learner        weights/            publications, where no shared memory
-    summary.json         what the run came to                   lock                held by the running launcher
+config.yaml          the resolved configuration             run.json            endpoint, launcher's pid, schema
+logs/ROLE-I.jsonl    structured log of a process            logs/ROLE-I.out     its stdout and stderr
+hub/journal          what the hub has accepted              learner/ledger.jsonl, learner/versions
+checkpoints/         committed states of the learner        weights/            publications, where no shared memory
+summary.json         what the run came to                   lock                held by the running launcher
 """
 
 from __future__ import annotations

@@ -6,9 +6,9 @@
         state.json                                        `CheckpointState`
         manifest.json                                     size and digest of each file, written last
 
-A checkpoint is written into a temporary folder, every file and the folder are synced, and the rename is the commit: after
-a crash at any moment the newest folder with the right name is whole. Sizes are checked when the newest is looked for,
-digests when it is read. No pickle: tensors are safetensors, the rest is JSON.
+A checkpoint is written into a temporary folder, every file and the folder are synced, and the rename is the commit:
+after a crash at any moment the newest folder with the right name is whole. Sizes are checked when the newest is looked
+for, digests when it is read. No pickle: tensors are safetensors, the rest is JSON.
 
 The learning rate and the other options of the optimizer are not stored: they follow from the run's configuration and
 from the step. The random state stored is torch's on the CPU; the learner draws no random number on a device.
@@ -52,9 +52,9 @@ class CheckpointError(RuntimeError):
 class CheckpointState(Struct, omit_defaults=True):
     """What a learner must know beside tensors.
 
-    step: optimizer steps made. version: of the weights in the checkpoint. ledger_head: hash of the ledger's entry of the
-    last step. feeder_cursor: first sequence number not accounted for. config_digest: of the run's resolved configuration.
-    extra: any JSON (constraint multipliers, counters).
+    step: optimizer steps made. version: of the weights in the checkpoint. ledger_head: hash of the ledger's entry of
+    the last step. feeder_cursor: first sequence number not accounted for. config_digest: of the run's resolved
+    configuration. extra: any JSON (constraint multipliers, counters).
     """
 
     step: int
@@ -89,8 +89,8 @@ def save(
 
     A folder of the same step, which a run that fell back past it may meet, is replaced.
 
-    Raises CheckpointError when the disk refuses (full, read-only, over quota): the temporary folder is removed and every
-    committed checkpoint is untouched. ValueError when `step` and `state.step` differ.
+    Raises CheckpointError when the disk refuses (full, read-only, over quota): the temporary folder is removed and
+    every committed checkpoint is untouched. ValueError when `step` and `state.step` differ.
     """
     if step != state.step:
         raise ValueError(f"checkpoint of step {step} with the state of step {state.step}")
@@ -190,7 +190,7 @@ def read_state(path: Path) -> CheckpointState:
     """The state alone, without its tensors: what the audit reads. CheckpointError when it cannot be read."""
     try:
         return msgspec.json.decode((Path(path) / "state.json").read_bytes(), type=CheckpointState)
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise CheckpointError(f"{path}/state.json cannot be read: {error}") from error
 
 
@@ -257,7 +257,7 @@ def _fault(path: Path, digests: bool = False) -> str | None:
                 with (path / name).open("rb") as file:
                     if _digest(file) != stored.digest:
                         return f"{name} was altered"
-    except (OSError, msgspec.MsgspecError) as error:
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError) as error:
         return str(error)
     return None
 

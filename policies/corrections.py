@@ -56,7 +56,7 @@ def veto(log_ratio: Tensor, sample_lengths: Sequence[int], threshold: float) -> 
     from above does not see it. A threshold of 0 vetoes nothing.
     """
     impossible = log_ratio.exp() < threshold
-    dropped = [bool(part.any()) for part in impossible.split(list(sample_lengths))]
+    dropped = [bool(part.any()) for part in torch.split(impossible, list(sample_lengths))]
     return ~over_tokens(torch.tensor(dropped, dtype=torch.bool, device=log_ratio.device), sample_lengths)
 
 

@@ -62,20 +62,18 @@ Line = TypeVar("Line")
 
 def _read_lines(path: Path, kind: type[Line]) -> tuple[list[Line], int]:
     """The file's lines, and the length in bytes of the part that stands (a torn last line is beyond it)."""
-    data = path.read_bytes() if path.exists() else b""
+    *rows, tail = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    # A tail without its newline is torn: the writer died before its fsync returned, so nobody was told of the line. The
+    # blocks of the last write may also have reached the disk out of order; the missing ones then read as zeros.
+    if rows and not tail and b"\0" in rows[-1]:
+        rows.pop()
     lines: list[Line] = []
-    standing = 0
-    for number, raw in enumerate(data.splitlines(keepends=True), start=1):
-        if not raw.endswith(b"\n"):
-            break  # torn: the writer died before its fsync returned, so nobody was told of it
+    for number, row in enumerate(rows, start=1):
         try:
-            lines.append(msgspec.json.decode(raw, type=kind))
-        except msgspec.MsgspecError as error:
-            if standing + len(raw) == len(data):
-                break  # the last line: blocks of one write may reach the disk in any order
+            lines.append(msgspec.json.decode(row, type=kind))
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise LedgerError(f"{path}:{number} is damaged: {error}; restore the file from a copy") from error
-        standing += len(raw)
-    return lines, standing
+    return lines, sum(len(row) + 1 for row in rows)
 
 
 class _Appender:

@@ -129,7 +129,8 @@ def aggregate(
 
 def over_tokens(values: Tensor, sample_lengths: Sequence[int]) -> Tensor:
     """Repeats one value a sequence [S] over the tokens of the sequence [N]."""
-    return values.repeat_interleave(torch.tensor(sample_lengths, device=values.device), output_size=sum(sample_lengths))
+    repeats = torch.tensor(sample_lengths, dtype=torch.int64, device=values.device)
+    return values.repeat_interleave(repeats, output_size=sum(sample_lengths))
 
 
 # ---------------------------------------------------------------------------------------------- reference penalty

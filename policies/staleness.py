@@ -95,6 +95,19 @@ class InOrder(Generic[Item]):
         self._refuse_seen(sequence)
         self._tombstones.add(sequence)
 
+    def withdraw(self, sequence: int) -> Item:
+        """Takes an item out again, as if it had not come yet (it is sampled anew). KeyError when it is not here."""
+        return self._items.pop(sequence)
+
+    def items(self) -> list[Item]:
+        """What waits in the buffer, in no particular order."""
+        return list(self._items.values())
+
+    @property
+    def tombstones(self) -> int:
+        """Tombstones that no `take` has passed over yet."""
+        return len(self._tombstones)
+
     def end(self, total: int) -> None:
         """Says that nothing will follow sequence `total - 1`; the last batch may then be short."""
         latest = max([self.cursor - 1, *self._items, *self._tombstones])

@@ -6,7 +6,7 @@ What is kept true here:
 
 * Packs change nothing. Sequences are laid end to end without padding and each pack's loss is divided by the denominator
   of the whole batch, so the accumulated gradient is that of one large forward, whatever the token budget.
-* A sequence that is invalid, vetoed or masked stays counted in the denominator: it never changes the gradient of another.
+* A sequence that is invalid, vetoed or masked stays counted in the denominator: it never changes another's gradient.
 * One update a batch, so the proximal policy is the current one before the update: its log-probabilities are the current
   ones, detached, and no second forward is paid for them. The ratio is then 1 and the clip removes nothing; what the
   clipped form gives is its gradient, A * w * grad ln pi.
@@ -29,6 +29,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from safeladder.policies.advantages import ADVANTAGES
+from safeladder.policies.batch import StepReport, TrainingGroup
 from safeladder.policies.corrections import CORRECTIONS, diagnose, log_ratios, veto
 from safeladder.policies.model import completion_logprobs
 from safeladder.policies.objectives import (
@@ -44,6 +45,9 @@ from safeladder.policies.objectives import (
 from safeladder.policies.packing import pack
 
 Value = TypeVar("Value")
+
+
+__all__ = ["LearnerStep", "StepError", "StepOptions", "StepReport", "TrainingGroup"]
 
 
 class StepError(RuntimeError):
@@ -81,67 +85,6 @@ class StepOptions:
     kl_kind: KLKind = "k3"
     token_budget: int = 1024
     temperature: float = 1.0
-
-
-@dataclass(frozen=True)
-class TrainingGroup:
-    """One prompt and its K completions, as the learner assembled them. P prompt tokens, n_k tokens of completion k."""
-
-    id: str
-    prompt_ids: NDArray[np.int32]  # [P]
-    completion_ids: list[NDArray[np.int32]]  # K of [n_k]
-    behaviour: list[NDArray[np.float32]]  # K of [n_k], ln probabilities as sampled
-    versions: list[NDArray[np.int32]]  # K of [n_k]
-    rewards: NDArray[np.float64]  # [K]; not read where invalid
-    valid: NDArray[np.bool_]  # [K]
-    reference: list[NDArray[np.float32]] | None = None  # K of [n_k]
-
-    def __post_init__(self) -> None:
-        count = len(self.completion_ids)
-        lengths = [len(tokens) for tokens in self.completion_ids]
-        columns = {"behaviour": self.behaviour, "versions": self.versions}
-        if self.reference is not None:
-            columns["reference"] = self.reference
-        for name, column in columns.items():
-            if [len(values) for values in column] != lengths:
-                raise ValueError(f"group {self.id}: {name} does not have the lengths of the completions, {lengths}")
-        if self.rewards.shape != (count,) or self.valid.shape != (count,):
-            raise ValueError(f"group {self.id}: rewards and valid must be [{count}], one entry a completion")
-
-
-@dataclass(frozen=True)
-class StepReport:
-    """What a step did. Means are over the completion tokens that went through the forward, unless noted.
-
-    loss = policy_loss + reference_kl * kl, aggregated as configured; kl is 0 without a reference. entropy: mean -ln pi of
-    the sampled tokens, an estimate in nats. grad_norm: before clipping. ess, mismatch and the like: `Diagnostics`.
-    tokens: completion tokens of the whole batch; trained_tokens: those that went through the forward; prompt_tokens:
-    each prompt once. seconds: by phase.
-    """
-
-    step: int
-    learning_rate: float
-    loss: float
-    policy_loss: float
-    kl: float
-    entropy: float
-    grad_norm: float
-    clip_fraction: float
-    ess: float
-    mismatch: float
-    log_ratio_mean: float
-    log_ratio_max: float
-    truncated_fraction: float
-    masked_fraction: float
-    groups: int
-    sequences: int
-    valid_sequences: int
-    zero_spread_groups: int
-    tokens: int
-    trained_tokens: int
-    prompt_tokens: int
-    packs: int
-    seconds: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -218,7 +161,7 @@ class LearnerStep:
         return self.options.learning_rate * (min(1.0, (self.steps_done + 1) / warmup) if warmup > 0 else 1.0)
 
     def train(self, batch: Sequence[TrainingGroup]) -> StepReport:
-        """Makes one optimizer step on a batch, also when no sample of it carries a gradient.
+        """Makes one optimizer step on a batch. It counts also when no sample carries a gradient and nothing moves.
 
         Raises StepError, naming the groups, when a loss or the gradient is not finite or a reference is missing.
         """
@@ -310,9 +253,9 @@ class LearnerStep:
             loss = policy_loss + options.reference_kl * kl
             totals.kl += float(kl.detach())
         totals.policy_loss += float(policy_loss.detach())
-        totals.logprobs.append(proximal)
-        totals.log_ratio.append(log_ratio)
-        totals.weights.append(weights)
+        totals.logprobs.append(proximal.cpu())
+        totals.log_ratio.append(log_ratio.cpu())
+        totals.weights.append(weights.cpu())
         fraction = clip_fraction(logprobs, proximal, advantages, options.clip_low, options.clip_high)
         totals.clipped_tokens += float(fraction) * sum(lengths)
         return loss

@@ -196,7 +196,10 @@ def copy_into(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         f"{name} is {tensors[name].dtype} {list(tensors[name].shape)}, the model has {tensor.dtype} {list(tensor.shape)}"
         for name, tensor in own.items()
         if tensors[name].shape != tensor.shape
-        or (tensors[name].dtype != tensor.dtype and not (tensors[name].is_floating_point() and tensor.is_floating_point()))
+        or (
+            tensors[name].dtype != tensor.dtype
+            and not (tensors[name].is_floating_point() and tensor.is_floating_point())
+        )
     ]
     if wrong:
         raise WeightsError(f"not this model's weights: {_some(wrong)}")

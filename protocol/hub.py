@@ -72,7 +72,9 @@ class Effects:
 class HubCore:
     """The hub as a state machine. `boot` must be larger than that of every earlier hub on the same journal."""
 
-    def __init__(self, options: HubOptions, boot: int = 1, recovered: Sequence[j.Record] = (), now: float = 0.0) -> None:
+    def __init__(
+        self, options: HubOptions, boot: int = 1, recovered: Sequence[j.Record] = (), now: float = 0.0
+    ) -> None:
         self.options = options
         self.boot = boot
         self.board = Board(options.durability)

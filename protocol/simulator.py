@@ -145,7 +145,10 @@ class Worker:
         else:
             self.values[identity] = int(arrays["n"][0])
         self.since_commit += 1
-        if self.since_commit >= 8 or len(self.disk.trained) + len(self.disk.skipped) + len(self.held) >= self.world.works:
+        if (
+            self.since_commit >= 8
+            or len(self.disk.trained) + len(self.disk.skipped) + len(self.held) >= self.world.works
+        ):
             self.commit()
 
     def commit(self) -> None:
@@ -326,7 +329,9 @@ def verify(outcome: Outcome, world: World) -> list[str]:
     wrong = []
     everything = {f"w{n}" for n in range(world.works)}
     if not outcome.finished:
-        wrong.append(f"stood still: {len(outcome.trained) + len(outcome.skipped)} of {world.works} after {outcome.seconds:.0f} s")
+        wrong.append(
+            f"stood still: {len(outcome.trained) + len(outcome.skipped)} of {world.works} after {outcome.seconds:.0f} s"
+        )
     for name, ids in (("trained", outcome.trained), ("skipped", outcome.skipped)):
         if twice := {identity for identity in ids if ids.count(identity) > 1}:
             wrong.append(f"{name} twice: {sorted(twice)}")
@@ -360,7 +365,6 @@ def main() -> int:
         f"{messages} messages: {failures} failed\n"
     )
     return 1 if failures else 0
-
 
 
 if __name__ == "__main__":

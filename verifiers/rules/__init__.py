@@ -1,0 +1,1 @@
+"""Rules: verifiers that need no model. One file a rule."""

@@ -1,0 +1,215 @@
+"""From YAML files and `key=value` overrides to a checked `Config`, and back to a file. Imports no torch.
+
+The sections, their defaults and bounds stand in `sections.py`. Three passes, so that each can say exactly what it found: keys against the dataclasses, types by OmegaConf, values against the bounds
+that the fields declare.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import re
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from safeladder.launch.sections import Config, Family, Pool, Term
+
+__all__ = ["Config", "ConfigError", "Family", "Pool", "Term", "digest", "load", "load_resolved", "save_resolved"]
+
+EMBEDDED = "embedded"  # as a file name: the package's own cluster.yaml
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}", re.IGNORECASE)
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used: says which file and key, what is wrong, and what would be right."""
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a file (or `embedded`) with dotted overrides such as `learner.steps=20` on top.
+
+    What the file leaves out has the default of `sections.py`. Raises ConfigError with file, key and remedy.
+    """
+    origin = str(path)
+    parsed = _parse(path)
+    _override(parsed, overrides, origin)
+    raw = _resolve(parsed, origin)
+    for key, message in unknown_keys(raw, Config):
+        raise ConfigError(f"{origin}: {key}: {message}")
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), _spell_out_terms(raw)))
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise ConfigError(f"{origin}: {key}{str(error).splitlines()[0]}") from None
+    assert isinstance(config, Config)
+    for key, message in [*_out_of_bounds(config), *_inconsistent(config)]:
+        raise ConfigError(f"{origin}: {key}: {message}")
+    for name, pool in config.pools.items():
+        pool.queues = pool.queues or [name]
+    return config
+
+
+def load_resolved(path: Path) -> Config:
+    """The configuration that a run was started with, from its own folder."""
+    return load(path)
+
+
+def save_resolved(config: Config, path: Path) -> None:
+    """Writes every value, defaults included, so that the file alone says what the run did. `load` reads it back equal."""
+    path.write_text(to_yaml(config), encoding="utf-8")
+
+
+def to_yaml(config: Config) -> str:
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def digest(config: Config) -> str:
+    """Sixteen hex digits that name this configuration."""
+    return hashlib.blake2b(to_yaml(config).encode(), digest_size=8).hexdigest()
+
+
+def _parse(path: str | Path) -> DictConfig:
+    file = resources.files("safeladder.launch").joinpath("cluster.yaml") if str(path) == EMBEDDED else Path(path)
+    try:
+        text = file.read_text("utf-8")
+    except FileNotFoundError:
+        hint = " (`embedded` is the configuration that comes with the package)"
+        raise ConfigError(f"{path}: there is no such file{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    return _mapping(text, str(path))
+
+
+def _mapping(text: str, origin: str) -> DictConfig:
+    try:
+        parsed = OmegaConf.create(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(parsed, DictConfig):
+        raise ConfigError(f"{origin}: must hold sections such as `run:` and `pools:`, not a {type(parsed).__name__}")
+    return parsed
+
+
+def _resolve(parsed: DictConfig, origin: str) -> dict[str, Any]:
+    """Interpolations carried out, except those that would copy the environment, secrets included, into the run's folder."""
+    for key, value in _leaves(OmegaConf.to_container(parsed)):
+        if isinstance(value, str) and "${oc.env" in value:
+            raise ConfigError(f"{origin}: {key}: environment variables are not read, the run's folder keeps this file")
+    try:
+        resolved = OmegaConf.to_container(parsed, resolve=True)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{origin}: {str(error).splitlines()[0]}") from None
+    return typing.cast(dict[str, Any], resolved)
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+    if items is None:
+        yield path, value
+    else:
+        for key, child in items:
+            yield from _leaves(child, f"{path}.{key}" if path else str(key))
+
+
+def _override(parsed: DictConfig, overrides: Sequence[str], origin: str) -> None:
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not all(key.split(".")):
+            raise ConfigError(f"{origin}: override {override!r} is not of the form section.key=value")
+        try:
+            OmegaConf.update(parsed, key, yaml.safe_load(value), merge=False, force_add=True)
+        except (yaml.YAMLError, OmegaConfBaseException) as error:
+            raise ConfigError(f"{origin}: override {override!r}: {str(error).splitlines()[0]}") from None
+
+
+def unknown_keys(raw: Any, kind: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Keys of `raw` that no dataclass under `kind` has: (dotted key, what to write instead)."""
+    kind = _without_none(kind)
+    arguments = typing.get_args(kind)
+    if dataclasses.is_dataclass(kind) and isinstance(raw, Mapping):
+        known = typing.get_type_hints(kind)
+        for key, value in raw.items():
+            here = f"{path}.{key}" if path else str(key)
+            if key in known:
+                yield from unknown_keys(value, known[key], here)
+            else:
+                yield here, f"unknown key{nearest(str(key), known)}"
+    elif typing.get_origin(kind) is dict and isinstance(raw, Mapping):
+        for key, value in raw.items():
+            yield from unknown_keys(value, arguments[1], f"{path}.{key}")
+    elif typing.get_origin(kind) is list and isinstance(raw, list):
+        for index, value in enumerate(raw):
+            yield from unknown_keys(value, arguments[0], f"{path}[{index}]")
+
+
+def nearest(word: str, known: Mapping[str, Any] | Sequence[str]) -> str:
+    """What to say after naming an unknown word: the nearest known one, or all of them when none is near."""
+    near = difflib.get_close_matches(word, list(known), 1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"
+
+
+def _without_none(kind: Any) -> Any:
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        kept = [part for part in typing.get_args(kind) if part is not type(None)]
+        return kept[0] if len(kept) == 1 else kind
+    return kind
+
+
+def _spell_out_terms(raw: dict[str, Any]) -> dict[str, Any]:
+    """`safety: 1.0` in a recipe is short for `safety: {weight: 1.0}`."""
+    families = (raw.get("recipe") or {}).get("families") or {}
+    for family in families.values() if isinstance(families, dict) else ():
+        terms = family.get("terms") if isinstance(family, dict) else None
+        for verifier, term in terms.items() if isinstance(terms, dict) else ():
+            if isinstance(term, (int, float)) and not isinstance(term, bool):
+                terms[verifier] = {"weight": term}
+    return raw
+
+
+def _out_of_bounds(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, child in value.items():
+            yield from _out_of_bounds(child, f"{path}.{key}")
+    if not dataclasses.is_dataclass(value):
+        return
+    for declared in dataclasses.fields(value):
+        here = f"{path}.{declared.name}" if path else declared.name
+        child = getattr(value, declared.name)
+        low, high, above = (declared.metadata.get(name) for name in ("low", "high", "above"))
+        if not isinstance(child, (int, float)):
+            yield from _out_of_bounds(child, here)
+        elif child != child or (low is not None and child < low):
+            yield here, f"must be at least {low}, not {child}"
+        elif above is not None and child <= above:
+            yield here, f"must be above {above}, not {child}"
+        elif high is not None and child > high:
+            yield here, f"must be at most {high}, not {child}"
+
+
+def _inconsistent(config: Config) -> Iterator[tuple[str, str]]:
+    """What one field alone does not show."""
+    if not all(0 <= beta < 1 for beta in config.learner.betas):
+        yield "learner.betas", f"must lie in [0, 1), not {list(config.learner.betas)}"
+    if config.hub.bind != "ipc" and not re.fullmatch(r"tcp://[^\s*]+:\d{1,5}", config.hub.bind):
+        yield "hub.bind", f"must be `ipc` or `tcp://host:port`, not {config.hub.bind!r}"
+    if config.hub.silence_s <= config.hub.beat_s:
+        yield "hub.silence_s", f"must be longer than hub.beat_s ({config.hub.beat_s:g}), or every worker counts as gone"
+    for name, pool in config.pools.items():
+        key = f"pools.{name}"
+        if not _NAME.fullmatch(name) or name == "hub":
+            yield key, "a pool's name is made of letters, digits, - and _, begins with a letter and is not `hub`"
+        if (pool.actor is None) == (pool.command is None):
+            yield key, "needs either `actor: module:Class` or `command: [...]`"
+        if pool.command is not None and not pool.command:
+            yield f"{key}.command", "is empty"
+    for label, weight in config.data.families.items():
+        if not weight >= 0:
+            yield f"data.families.{label}", f"must be at least 0, not {weight}"

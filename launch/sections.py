@@ -1,0 +1,195 @@
+"""The sections of a run's configuration: types, vetted defaults, bounds.
+
+`cluster.yaml` is the page to read: it says why each value is what it is. `config.py` reads files into these classes and ignores
+nothing: an unknown key, a wrong type or a value out of bounds is refused. Units stand in the names (`_s` seconds).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def _bounded(default: Any, low: float | None = None, high: float | None = None, above: float | None = None) -> Any:
+    """A field with inclusive bounds `low` and `high`, or an exclusive lower one; `config.load` holds values to them."""
+    return field(default=default, metadata={"low": low, "high": high, "above": above})
+
+
+@dataclass
+class Run:
+    """name: the run's folder under `directory`; empty means the time of the start. seed: decides data order and sampling."""
+
+    name: str = ""
+    directory: str = "runs"
+    seed: int = 7
+
+
+@dataclass
+class Restart:
+    """At most `max` restarts in any `per_s` seconds; the wait before each doubles from `backoff_s` up to 30 s."""
+
+    max: int = _bounded(5, low=0)
+    per_s: float = _bounded(300.0, above=0)
+    backoff_s: float = _bounded(0.5, low=0)
+
+
+@dataclass
+class Hub:
+    """bind: "ipc" or "tcp://host:port". durability: what the journal keeps (`protocol/journal.py`). keys: folder of CURVE keys."""
+
+    bind: str = "ipc"
+    durability: Literal["ids", "full", "memory"] = "ids"
+    keys: str | None = None
+    lease_s: float = _bounded(30.0, above=0)
+    beat_s: float = _bounded(1.0, above=0)
+    silence_s: float = _bounded(10.0, above=0)
+    max_attempts: int = _bounded(3, low=1)
+    max_depth: int = _bounded(100_000, low=1)
+    adopt_grace_s: float = _bounded(3.0, low=0)
+    fsync: bool = True
+    restart: Restart = field(default_factory=lambda: Restart(max=20))
+
+
+@dataclass
+class Shot:
+    """A worked example put before every prompt."""
+
+    user: str = ""
+    assistant: str = ""
+
+
+@dataclass
+class Policy:
+    """model: embedded, tiny, a folder or a hub id. prefix: assistant text that every completion continues. cache: where models are kept."""
+
+    model: str = "embedded"
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    system: str | None = None
+    shots: list[Shot] = field(default_factory=list)
+    prefix: str = ""
+    cache: str | None = None
+
+
+@dataclass
+class Data:
+    """tasks: JSON-lines files or `embedded`. families: share of each label, empty = as found. epochs: None = endless."""
+
+    tasks: list[str] = field(default_factory=lambda: ["embedded"])
+    families: dict[str, float] = field(default_factory=dict)
+    epochs: int | None = _bounded(None, low=1)
+    shuffle: bool = True
+
+
+@dataclass
+class Sampling:
+    """How completions are drawn; the learner uses the same `temperature`. top_k = 0, top_p = 1, min_p = 0 are off."""
+
+    samples: int = _bounded(4, low=1, high=1024)
+    max_new_tokens: int = _bounded(64, low=1, high=2**20)
+    temperature: float = _bounded(1.0, low=0, high=100)
+    top_p: float = _bounded(1.0, above=0, high=1)
+    top_k: int = _bounded(0, low=0)
+    min_p: float = _bounded(0.0, low=0, high=0.999)
+    stop: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Learner:
+    """steps: optimizer steps of the run. batch: groups a step. The rest is read by `policies/step.py`."""
+
+    steps: int = _bounded(10, low=1)
+    batch: int = _bounded(4, low=1)
+    checkpoint_every: int = _bounded(5, low=1)
+    keep_checkpoints: int = _bounded(2, low=1)
+    learning_rate: float = _bounded(1e-5, above=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = _bounded(0.01, low=0)
+    max_gradient_norm: float = _bounded(1.0, above=0)
+    warmup_steps: int = _bounded(0, low=0)
+    objective: str = "clipped"
+    clip_low: float = _bounded(0.2, low=0)
+    clip_high: float = _bounded(0.2, low=0)
+    advantage: str = "grpo"
+    aggregation: str = "token_mean"
+    correction: str = "token_truncate"
+    correction_cap: float = _bounded(2.0, above=0)
+    reference_kl: float = _bounded(0.001, low=0)
+    kl_kind: Literal["k1", "k2", "k3"] = "k3"
+    token_budget: int = _bounded(1024, low=1)
+
+
+@dataclass
+class Staleness:
+    """eta: how many versions old a token may be at the gradient step. max_in_flight: groups between admission and training."""
+
+    policy: Literal["pace"] = "pace"
+    eta: int = _bounded(1, low=0)
+    max_in_flight: int = _bounded(16, low=1)
+
+
+@dataclass
+class Weights:
+    """home: `auto` = shared memory where there is room, or a folder. keep: publications that stay readable."""
+
+    home: str = "auto"
+    keep: int = _bounded(3, low=2)
+
+
+@dataclass
+class Term:
+    """A verifier's weight in a family's reward. optional: an abstention counts as nothing instead of leaving the sample out."""
+
+    weight: float = 1.0
+    optional: bool = False
+
+
+@dataclass
+class Family:
+    """route: queues a record of this label visits, in order, the learner's last. terms: verifier -> weight or Term."""
+
+    route: list[str] = field(default_factory=list)
+    terms: dict[str, Term] = field(default_factory=dict)
+
+
+@dataclass
+class Recipe:
+    families: dict[str, Family] = field(default_factory=dict)
+
+
+@dataclass
+class Pool:
+    """A pool of equal processes: an `actor` ("module:Class") of ours or a `command` that speaks the wire by itself.
+
+    queues: what it consumes; empty means the pool's own name. credit: works held at once by one replica. stall_s: busy without progress
+    for that long is taken for stuck. start_s: time to load. python: another interpreter. options: checked by the actor's `Options`.
+    """
+
+    actor: str | None = None
+    command: list[str] | None = None
+    replicas: int = _bounded(1, low=0)
+    device: str = "cpu"
+    threads: int = _bounded(1, low=1)
+    credit: int = _bounded(1, low=0, high=1_000_000)
+    queues: list[str] = field(default_factory=list)
+    restart: Restart = field(default_factory=Restart)
+    stall_s: float = _bounded(600.0, above=0)
+    start_s: float = _bounded(300.0, above=0)
+    python: str | None = None
+    env: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Config:
+    """The whole file. Made by `load`, which checks it; a field changed by hand afterwards is not checked again."""
+
+    run: Run = field(default_factory=Run)
+    hub: Hub = field(default_factory=Hub)
+    policy: Policy = field(default_factory=Policy)
+    data: Data = field(default_factory=Data)
+    sampling: Sampling = field(default_factory=Sampling)
+    learner: Learner = field(default_factory=Learner)
+    staleness: Staleness = field(default_factory=Staleness)
+    weights: Weights = field(default_factory=Weights)
+    recipe: Recipe = field(default_factory=Recipe)
+    pools: dict[str, Pool] = field(default_factory=dict)
