@@ -109,10 +109,14 @@ class Learner:
     objective: str = "clipped"
     clip_low: float = _bounded(0.2, low=0)
     clip_high: float = _bounded(0.2, low=0)
+    dual_clip: float | None = _bounded(None, above=1)
     advantage: str = "grpo"
-    aggregation: str = "token_mean"
+    aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
+    max_completion_tokens: int | None = _bounded(None, low=1)
     correction: str = "token_truncate"
+    correction_low: float = _bounded(0.5, low=0)
     correction_cap: float = _bounded(2.0, above=0)
+    veto: float = _bounded(0.0, low=0)
     reference_kl: float = _bounded(0.001, low=0)
     kl_kind: Literal["k1", "k2", "k3"] = "k3"
     token_budget: int = _bounded(1024, low=1)
@@ -144,11 +148,20 @@ class Term:
 
 
 @dataclass
+class Cost:
+    """The share of samples to which `verifier` gives `label`."""
+
+    verifier: str = ""
+    label: str = ""
+
+
+@dataclass
 class Family:
     """route: queues a record of this label visits, in order, the learner's last. terms: verifier -> weight or Term."""
 
     route: list[str] = field(default_factory=list)
     terms: dict[str, Term] = field(default_factory=dict)
+    costs: dict[str, Cost] = field(default_factory=dict)
 
 
 @dataclass

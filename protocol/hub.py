@@ -117,7 +117,7 @@ class HubCore:
             self._dispatch(worker, body, parcels, now)
         else:
             self._count("unknown_peer")
-            self._send(peer, m.Pong(self.boot))  # a boot that the worker does not know: it says hello again
+            self._send(peer, m.Pong(0))  # no hub's boot, so that the worker says hello, also to the hub that has dropped it
         self._grant(now)
 
     def tick(self, now: float) -> None:

@@ -125,7 +125,7 @@ class LinkCore:
         self._beat_s = 1.0
         self._beat_at = self._hello_at = self._heard_at = 0.0
         self._said_silent = False
-        self._refused = False
+        self._over = False  # refused, or gone: says nothing any more
         self._pending: dict[str, _Pending] = {}
         self._closing: dict[str, int] = {}  # request -> the lease that it closes
         self._calls: dict[str, _Call] = {}
@@ -184,6 +184,7 @@ class LinkCore:
         """Says good-bye; everything held goes back to the hub."""
         self._send(m.Bye(reason))
         self.held.clear()
+        self._over = True
 
     @property
     def unsettled(self) -> int:
@@ -194,7 +195,11 @@ class LinkCore:
 
     def receive(self, parts: Sequence[codec.Frame], now: float) -> None:
         """Handles one message from the hub. Raises WireError for one that cannot be read."""
-        _, body, parcels = codec.decode_from_hub(parts)
+        try:
+            _, body, parcels = codec.decode_from_hub(parts)
+        except codec.SchemaMismatch as error:  # the hub's refusal too is written in the hub's schema
+            self._refuse(str(error))
+            return
         self._heard_at, self._said_silent = now, False
         match body:
             case m.Welcome():
@@ -202,8 +207,7 @@ class LinkCore:
             case m.Refused(retry=True):
                 self._hello_at = now
             case m.Refused():
-                self._refused = True
-                self._emit(Refused(body.reason))
+                self._refuse(body.reason)
             case m.Lease():
                 work = body.work
                 self.held[body.lease] = m.Held(body.lease, work.id, work.stop)
@@ -225,7 +229,7 @@ class LinkCore:
 
     def tick(self, now: float) -> None:
         """To be called a few times a beat: beats, repetitions, deadlines."""
-        if self._refused:
+        if self._over:
             return
         if not self.welcomed and now - self._hello_at >= HELLO_S:
             self._say_hello(now)
@@ -274,12 +278,18 @@ class LinkCore:
         self._emit(Settled(ack.request, {"status": ack.status, "detail": ack.detail}))
 
     def _on_pong(self, pong: m.Pong, now: float) -> None:
-        if pong.hub_boot != self._hub_boot or not self.welcomed:
+        if not self.welcomed or self._over:
+            return  # a hello is under way, and `tick` repeats it
+        if pong.hub_boot != self._hub_boot:
             self.welcomed = False
             self._say_hello(now)
             return
         for lease in pong.revoked:
             self._revoke(lease)
+
+    def _refuse(self, reason: str) -> None:
+        self._over = True
+        self._emit(Refused(reason))
 
     def _revoke(self, lease: int) -> None:
         if lease in self._closing.values():

@@ -84,7 +84,7 @@ class Verifier(ABC):
         """No options."""
 
     def __init__(self, options: Any = None) -> None:
-        self.options = self.Options() if options is None else options
+        self.options: Any = self.Options() if options is None else options
 
     def judge(self, items: Sequence[Item]) -> list[Verdict]:
         """One verdict an item, in the items' order."""

@@ -2,8 +2,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safeladder.policies.advantages import ADVANTAGES, grpo
 from vectors import vectors
+
+from safeladder.policies.advantages import ADVANTAGES, grpo
 
 NAMES = sorted(ADVANTAGES)
 # Eighths add and subtract without rounding, so equality of rewards survives a shift exactly.

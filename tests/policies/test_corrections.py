@@ -4,8 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safeladder.policies.corrections import CORRECTIONS, diagnose, log_ratios, off, token_mask, token_truncate, veto
 from vectors import flat, inputs, vectors
+
+from safeladder.policies.corrections import CORRECTIONS, diagnose, log_ratios, off, token_mask, token_truncate, veto
 
 RATIOS = st.lists(st.floats(-25, 25), min_size=1, max_size=12).map(lambda v: torch.tensor(v, dtype=torch.float64))
 

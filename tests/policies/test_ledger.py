@@ -4,6 +4,7 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from safeladder.policies.ledger import ROOT, Entry, Ledger, LedgerError, VersionCounter, repeated
 
 

@@ -4,9 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from vectors import flat, inputs, lengths, vectors
+
 from safeladder.policies.corrections import log_ratios, token_mask, token_truncate
 from safeladder.policies.objectives import aggregate, clip_fraction, clipped, denominator, over_tokens, reference_kl
-from vectors import flat, inputs, lengths, vectors
 
 # verl's names of the aggregations; its sum of tokens per sequence, averaged over sequences, is "constant" with 1 token
 MODES = {"token-mean": "token_mean", "seq-mean-token-mean": "sequence_mean", "seq-mean-token-sum": "constant"}

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from safeladder.policies.recipe import RecipeError, from_mapping, rewards
 from safeladder.protocol.messages import Completion, Group, Record, Sampling, Verdict
 

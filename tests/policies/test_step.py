@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 from safeladder.policies.model import load, resolve
 from safeladder.policies.step import LearnerStep, StepError, StepOptions, TrainingGroup
 
@@ -25,6 +26,10 @@ def make_batch(model, groups=3, samples=4, seed=0, drift=0.3, longest=7):
     """Groups of random tokens whose behaviour and reference lie around the model's own log-probabilities."""
     random = np.random.default_rng(seed)
     vocabulary = model.config.vocab_size
+
+    def around(column):
+        return [(values + drift * random.standard_normal(values.shape)).astype(np.float32) for values in column]
+
     batch = []
     for number in range(groups):
         prompt = random.integers(0, vocabulary, random.integers(2, 9)).astype(np.int32)
@@ -32,15 +37,14 @@ def make_batch(model, groups=3, samples=4, seed=0, drift=0.3, longest=7):
             random.integers(0, vocabulary, random.integers(1, longest)).astype(np.int32) for _ in range(samples)
         ]
         own = [naive_logprobs(model, prompt, c).detach().numpy() for c in completions]
-        noise = lambda column: [(v + drift * random.standard_normal(v.shape)).astype(np.float32) for v in column]  # noqa: E731
         batch.append(
             TrainingGroup(
                 id=f"group-{number}",
                 prompt_ids=prompt,
                 completion_ids=completions,
-                behaviour=noise(own),
+                behaviour=around(own),
                 versions=[np.zeros(len(c), np.int32) for c in completions],
-                reference=noise(own),
+                reference=around(own),
                 rewards=random.integers(0, 4, samples) / 2,
                 valid=np.ones(samples, bool),
             )
@@ -97,6 +101,17 @@ def test_the_packed_gradient_is_that_of_a_loop_over_sequences(model, token_budge
     assert largest_difference(expected, found) < 1e-5
     assert report.packs == {1: 12, 4096: 1}.get(token_budget, report.packs)
     assert report.grad_norm == pytest.approx(float(sum(g.square().sum() for g in expected.values()) ** 0.5), rel=1e-4)
+
+
+def test_sequences_that_skip_the_forward_stay_in_the_denominator(model):
+    """Without penalty an invalid sample and a group without spread are never computed, yet count as tokens."""
+    batch = make_batch(model)
+    batch[0] = replace(batch[0], rewards=np.ones(4))
+    batch[1] = replace(batch[1], valid=np.array([True, False, True, True]), rewards=np.array([1.0, 9.0, 0.0, 0.5]))
+    expected = naive_gradient(model, batch, coefficient=0.0)
+    found, report = step_gradient(model, batch, replace(DULL, reference_kl=0.0))
+    assert report.trained_tokens < report.tokens
+    assert largest_difference(expected, found) < 1e-5
 
 
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "constant"])
@@ -195,48 +210,50 @@ def test_a_batch_without_any_gradient_counts_as_a_step_and_moves_nothing(model):
     assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
 
 
-@pytest.mark.parametrize("fault", ["behaviour", "reward", "reference", "weights"])
-def test_what_is_not_finite_is_refused_by_group_and_changes_nothing(tiny, fault):
-    model = load(tiny)[0]
+def assert_refused_without_a_trace(model, learner, batch, guilty):
+    """A step that raises names the guilty group alone, and leaves weights, optimizer and counter as they were."""
+
+    def snapshot():
+        moments = [tensor.clone() for state in learner.optimizer.state.values() for tensor in state.values()]
+        return [*(p.detach().clone() for p in model.parameters()), *moments]
+
+    before, steps = snapshot(), learner.steps_done
+    with pytest.raises(StepError) as error:
+        learner.train(batch)
+    assert [group.id for group in batch if group.id in str(error.value)] == [guilty]
+    assert learner.steps_done == steps
+    assert all(torch.equal(old, new) for old, new in zip(before, snapshot(), strict=True))
+
+
+@pytest.mark.parametrize("fault", ["behaviour", "reward", "reference"])
+def test_a_loss_that_is_not_finite_is_refused_by_group_and_changes_nothing(model, fault):
     batch = make_batch(model, groups=3)
     learner = LearnerStep(model, replace(DULL, token_budget=8))
     learner.train(batch)
     nan = np.full_like(batch[1].behaviour[0], np.nan)
-    if fault == "behaviour":
-        batch[1] = replace(batch[1], behaviour=[nan, *batch[1].behaviour[1:]], rewards=np.array([1.0, 0.0, 0.0, 0.0]))
-    elif fault == "reference":
-        batch[1] = replace(batch[1], reference=[nan, *batch[1].reference[1:]])
-    elif fault == "reward":
-        batch[1] = replace(batch[1], rewards=np.array([1.0, np.inf, 0.0, 0.0]))
-    else:
-        rows = set(batch[1].completion_ids[0].tolist())
-        others = {t for g in (batch[0], batch[2]) for c in [g.prompt_ids, *g.completion_ids] for t in c.tolist()}
-        assert rows - others, "the poisoned token must be one that only the guilty group reads"
-    before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    moments = {k: v.clone() for k, v in learner.optimizer.state[next(model.parameters())].items()}
-    poison = None
-    if fault == "weights":  # finite loss, infinite gradient: poison the backward pass of one group's embedding
-        token = (rows - others).pop()
-        poison = model.get_input_embeddings().register_full_backward_hook(
-            lambda module, inputs, outputs: None  # keeps the module's outputs hooked
-        )
-        poison.remove()
-        original = model.get_input_embeddings().forward
+    batch[1] = {
+        "behaviour": replace(batch[1], behaviour=[nan, *batch[1].behaviour[1:]], rewards=np.array([1.0, 0, 0, 0])),
+        "reference": replace(batch[1], reference=[nan, *batch[1].reference[1:]]),
+        "reward": replace(batch[1], rewards=np.array([1.0, np.inf, 0, 0])),
+    }[fault]
+    assert_refused_without_a_trace(model, learner, batch, "group-1")
 
-        def forward(ids):
-            output = original(ids)
-            if output.requires_grad and bool((ids == token).any()):
-                output.register_hook(lambda gradient: gradient * float("inf"))
-            return output
 
-        model.get_input_embeddings().forward = forward
-    with pytest.raises(StepError, match="group-1") as error:
-        learner.train(batch)
-    assert "group-0" not in str(error.value) or fault == "pack"
-    assert learner.steps_done == 1
-    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
-    after = learner.optimizer.state[next(model.parameters())]
-    assert all(torch.equal(moments[name], after[name]) for name in moments)
+def test_a_gradient_that_is_not_finite_is_refused_by_group_and_changes_nothing(model):
+    """The loss is finite; only the backward pass through one token, which group-1 alone reads, overflows."""
+    batch = make_batch(model, groups=3)
+    read = {t for group in batch for ids in (group.prompt_ids, *group.completion_ids) for t in ids.tolist()}
+    token = next(t for t in range(model.config.vocab_size) if t not in read)
+    batch[1] = replace(batch[1], prompt_ids=np.append(batch[1].prompt_ids, np.int32(token)))
+    learner = LearnerStep(model, replace(DULL, token_budget=8))
+    learner.train(batch)
+
+    def overflow(module, inputs, output):
+        if output.requires_grad and bool((inputs[0] == token).any()):
+            output.register_hook(lambda gradient: gradient * float("inf"))
+
+    model.get_input_embeddings().register_forward_hook(overflow)
+    assert_refused_without_a_trace(model, learner, batch, "group-1")
 
 
 def test_a_missing_reference_is_an_error_while_a_penalty_is_asked_for(model):
@@ -292,7 +309,9 @@ def test_reward_rises_on_a_bandit(model):
     worth = []
     for _ in range(12):
         with torch.no_grad():
-            policy = torch.softmax(model(torch.tensor(prompt[None], dtype=torch.long)).logits[0, -1].double(), -1).numpy()
+            policy = torch.softmax(
+                model(torch.tensor(prompt[None], dtype=torch.long)).logits[0, -1].double(), -1
+            ).numpy()
         worth.append(float(policy[good].sum()))
         arms = random.choice(len(policy), size=32, p=policy / policy.sum())
         learner.train(

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from safeladder.protocol.messages import Verdict
 from safeladder.verifiers.contract import Item, Verifier
-from safeladder.verifiers.rules.match import normalise
+from safeladder.verifiers.rules.match import normalise, says
 
 # From the most to the least explicit way to name a letter. `{letters}` is filled with the letters of the record's choices.
 _WAYS = (
@@ -55,6 +55,6 @@ def chosen(answer: str, choices: Sequence[str]) -> str | None:
     for way in _WAYS:
         if found := re.findall(way.format(letters=letters), text):
             return str(found[-1])
-    said = f" {normalise(answer)} "
-    named = [letter for letter, choice in zip(letters, choices, strict=False) if f" {normalise(choice)} " in said]
+    said = normalise(answer)
+    named = [letter for letter, choice in zip(letters, choices, strict=False) if says(said, normalise(choice))]
     return named[0] if len(named) == 1 else None

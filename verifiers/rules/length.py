@@ -36,4 +36,4 @@ class LengthRule(Verifier):
 
 def overlong_penalty(length: int, maximum: int, buffer: int) -> float:
     """DAPO's equation 13: a number in [-1, 0]. All arguments in the same unit, 0 < buffer <= maximum."""
-    return -min(1.0, max(0.0, (length - (maximum - buffer)) / buffer))
+    return max(-1.0, min(0.0, (maximum - buffer - length) / buffer))

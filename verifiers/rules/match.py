@@ -12,6 +12,7 @@ from safeladder.verifiers.contract import Item, Verifier
 from safeladder.verifiers.rules.words import HAN, words
 
 _ARTICLES = frozenset({"a", "an", "the"})
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
 _ENDS_IN_HAN = re.compile(rf"[{HAN}]$")
 _BEGINS_IN_HAN = re.compile(rf"^[{HAN}]")
 
@@ -50,8 +51,9 @@ class MatchRule(Verifier):
 
 def normalise(text: str) -> str:
     """Lower-case words joined by single spaces, Chinese characters joined by nothing, without punctuation and articles."""
+    plain = _THOUSANDS.sub("", unicodedata.normalize("NFKC", text).casefold())
     result = ""
-    for word in words(unicodedata.normalize("NFKC", text).casefold()):
+    for word in words(plain):
         if word in _ARTICLES:
             continue
         spaced = result and not (_ENDS_IN_HAN.search(result) and _BEGINS_IN_HAN.match(word))
@@ -60,7 +62,7 @@ def normalise(text: str) -> str:
 
 
 def says(answer: str, reference: str) -> bool:
-    """Whether the normalised reference stands in the normalised answer as whole words; Chinese has no word borders to ask for."""
-    return re.search(rf"(?<![^\s{HAN}]){re.escape(reference)}(?![^\s{HAN}])", answer) is not None or (
-        all(re.match(rf"[{HAN}\s]", character) for character in reference) and reference in answer
-    )
+    """Whether the reference stands in the answer, both normalised, as whole words; Chinese has no word borders to ask for."""
+    left = "" if _BEGINS_IN_HAN.match(reference) else r"(?<!\S)"
+    right = "" if _ENDS_IN_HAN.search(reference) else r"(?!\S)"
+    return re.search(left + re.escape(reference) + right, answer) is not None

@@ -41,8 +41,8 @@ class RepetitionRule(Verifier):
         found = words(item.text)
         if in_loop(found, self.options.n):
             return self.ok(item, -1.0, "loop")
-        excess = repetition_rate(found, self.options.n) - self.options.threshold
-        score = -min(1.0, max(0.0, excess) / (1.0 - self.options.threshold))
+        threshold = self.options.threshold
+        score = max(-1.0, min(0.0, threshold - repetition_rate(found, self.options.n)) / (1.0 - threshold))
         return self.ok(item, score, "repetitive" if score < 0.0 else "varied")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 
 HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_WORD = re.compile(rf"[{HAN}]|[^\W_{HAN}]+(?:['’][^\W_{HAN}]+)*")
+_WORD = re.compile(rf"[{HAN}]|\d+(?:\.\d+)+|[^\W_{HAN}]+(?:['’][^\W_{HAN}]+)*")
 _HAN = re.compile(rf"[{HAN}]")
 
 # Notation is of no language: fenced and inline code, formulas, LaTeX commands, addresses, tags.

@@ -122,8 +122,9 @@ function receive([head, rest, ...frames]) {
     case "welcome": return onWelcome(body);
     case "lease": return void onLease(body, frames);
     case "ack": return onAck(body);
-    case "pong": // a boot that we do not know: another hub process has taken over
-      return body.hub_boot === hubBoot && welcomed ? body.revoked?.forEach(revoke) : sayHello();
+    case "pong": // a boot that we do not know: another hub process has taken over, or this one has given us up
+      if (!welcomed) return; // a hello is under way, and tick repeats it
+      return body.hub_boot === hubBoot ? body.revoked.forEach(revoke) : sayHello();
     case "refused": // with `retry` (our predecessor is still counted as alive), tick says hello again
       return body.retry ? undefined : leave(EXIT_CONFIGURATION, "hub.refused", body.reason);
     case "problem": return log("warning", "hub.complained", { reason: body.reason });

@@ -1,0 +1,491 @@
+"""The example actors against a real hub: a class in Python, a process in JavaScript, and the schema that the latter is written against."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import queue
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import msgspec
+import numpy as np
+import pytest
+from safeladder.actors.actor import Context
+from safeladder.actors.runtime import Runtime
+from safeladder.launch import examples
+from safeladder.launch.config import Config, ConfigError, Pool
+from safeladder.launch.factory import actor_class, actor_options
+from safeladder.protocol import codec, keys
+from safeladder.protocol import link as links
+from safeladder.protocol import messages as m
+from safeladder.protocol.hub import HubOptions
+from safeladder.protocol.hub_shell import Hub
+from safeladder.protocol.transport import Link
+
+DEADLINE_S = 30.0
+NODE_ACTOR = Path(next(iter(examples.__path__))) / "node" / "politeness.mjs"
+OPTIONS = HubOptions(beat_s=0.1, silence_s=3.0, lease_s=1.0, adopt_grace_s=2.0)
+
+needs_node = pytest.mark.skipif(
+    shutil.which("node") is None or not (NODE_ACTOR.parent / "node_modules" / "zeromq").is_dir(),
+    reason="needs node (20 or later) and `npm ci` in launch/examples/node",
+)
+
+
+# ------------------------------------------------------------------------------------------------- what the tests run in
+
+
+class RunningHub:
+    """A hub on a thread, with a journal that its successor reads. `heard` keeps every message as it came."""
+
+    def __init__(self, journal: Path, keys: keys.HubKeys | None = None) -> None:
+        self.journal, self.keys = journal, keys
+        self.endpoint = "tcp://127.0.0.1:*"
+        self.heard: list[list[bytes]] = []
+        self.start()
+
+    def start(self) -> None:
+        self.hub = Hub(self.endpoint, OPTIONS, self.journal, self.keys, sync=False)
+        self.endpoint = self.hub.endpoint
+        receive = self.hub.core.receive
+
+        def listen(peer: bytes, parts: list[memoryview], now: float, user: str | None = None) -> None:
+            self.heard.append([bytes(part) for part in parts])
+            receive(peer, parts, now, user)
+
+        self.hub.core.receive = listen  # type: ignore[method-assign]
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self.hub.serve, args=(self._stop,))
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(DEADLINE_S)
+
+
+class Bench:
+    """Submits groups and receives what reaches the end of their route, `sink`."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._arrived: queue.Queue[codec.Parcel] = queue.Queue()
+        self.link = Link(endpoint, "bench/0", ["sink"], credit=100, on_event=self._on_event)
+        self.link.start(DEADLINE_S)
+
+    def _on_event(self, event: links.Event) -> None:
+        if isinstance(event, links.Leased):
+            self._arrived.put(event.parcel)
+            self.link.done(event.lease)
+
+    def submit(self, texts: list[str], stop: str, count: int = 1, **fields: Any) -> dict[str, codec.Parcel]:
+        """`count` groups that pass `stop` and then come back here, each with `texts` as its completions."""
+        parcels = [group(f"{stop}-{number}", texts, [stop, "sink"], **fields) for number in range(count)]
+        assert self.link.submit(parcels).result(DEADLINE_S)["status"] == "accepted"
+        return {parcel.work.id: parcel for parcel in parcels}
+
+    def take(self, count: int) -> list[codec.Parcel]:
+        return [self._arrived.get(timeout=DEADLINE_S) for _ in range(count)]
+
+    def ask(self, what: Any) -> dict[str, Any]:
+        return self.link.query(what).result(DEADLINE_S)
+
+    def wait_for(self, what: Any, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+        """Asks the hub until the answer is as wanted. Fails at the deadline."""
+        end = time.monotonic() + DEADLINE_S
+        while not condition(answer := self.ask(what)):
+            assert time.monotonic() < end, answer
+        return answer
+
+
+def group(identity: str, texts: list[str], route: list[str], **fields: Any) -> codec.Parcel:
+    """A generated group with arrays of several types, one of them empty, and a seed that needs 63 bits."""
+    record = m.Record("r1", "normal", "Say hello.", reference="hello", extra={"seen": 2**40, "名": ["值", None]})
+    completions = [m.Completion(text, "stop") for text in texts]
+    sampling = m.Sampling(samples=len(texts), temperature=0.7, seed=2**62 + 1)
+    earlier = [m.Verdict(0, "length", "1", "rules", "ok", score=1.0)]
+    payload = m.Group(record, sampling, completions=completions, verdicts=earlier, **fields)
+    arrays = {
+        "completion_ids": np.arange(7, dtype=np.int32) * 1000,
+        "behaviour_logprobs": np.linspace(-3, 0, 7, dtype=np.float32).reshape(7, 1),
+        "versions": np.zeros(0, np.int32),
+    }
+    return codec.pack(payload, arrays, id=identity, route=route, sequence=5)
+
+
+def group_of(parcel: codec.Parcel) -> m.Group:
+    payload, _ = codec.unpack(parcel)
+    assert isinstance(payload, m.Group)
+    return payload
+
+
+def assert_only_verdicts_added(sent: codec.Parcel, received: codec.Parcel, verifier: str) -> list[m.Verdict]:
+    """The received work is the one sent, with one verdict of `verifier` a completion, which are returned."""
+    assert [bytes(frame) for frame in received.frames] == [bytes(frame) for frame in sent.frames]
+    assert received.work.arrays == sent.work.arrays
+    before, after = group_of(sent), group_of(received)
+    added = after.verdicts[len(before.verdicts) :]
+    assert msgspec.structs.replace(after, verdicts=before.verdicts) == before
+    assert after.verdicts[: len(before.verdicts)] == before.verdicts
+    assert [(v.verifier, v.sample) for v in added] == [(verifier, n) for n in range(len(before.completions))]
+    return added
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[RunningHub]:
+    running = RunningHub(tmp_path / "journal")
+    yield running
+    running.stop()
+
+
+@pytest.fixture
+def bench(hub: RunningHub) -> Iterator[Bench]:
+    bench = Bench(hub.endpoint)
+    yield bench
+    bench.link.close("over")
+
+
+# ---------------------------------------------------------------------------------------------------- a class in Python
+
+WORD_LIMIT = Pool(
+    actor="safeladder.launch.examples.word_limit:WordLimit",
+    credit=2,
+    queues=["word_limit"],
+    options={"max_words": 4},
+)
+
+
+async def serve(endpoint: str, pool: Pool, directory: Path, until: Callable[[], Any]) -> Any:
+    """Runs the pool's actor as its process would, until `until` returns."""
+    kind = actor_class(pool)
+    runtime = Runtime(kind)
+    link = Link(endpoint, "word_limit/0", pool.queues, on_event=runtime.on_event, role=kind.role, vitals=runtime.vitals)
+    context = Context("word_limit/0", pool, Config(), directory, link)
+    running = asyncio.create_task(runtime.run(context, actor_options(kind, pool, "pools.word_limit.options")))
+    try:
+        return await asyncio.to_thread(until)
+    finally:
+        runtime.stop()
+        await running
+
+
+def test_word_limit_scores_by_words_and_passes_everything_else_on(hub: RunningHub, bench: Bench, tmp_path: Path) -> None:
+    texts = ["one two", "one two three four", "one two three four five six seven eight", "一二三四五", ""]
+    sent = bench.submit(texts, "word_limit", count=3)
+    received = asyncio.run(serve(hub.endpoint, WORD_LIMIT, tmp_path, lambda: bench.take(3)))
+    assert {parcel.work.id for parcel in received} == set(sent)
+    for parcel in received:
+        verdicts = assert_only_verdicts_added(sent[parcel.work.id], parcel, "word_limit")
+        assert [verdict.score for verdict in verdicts] == [1.0, 1.0, 0.5, 0.8, 1.0]
+        assert [verdict.label for verdict in verdicts] == ["within", "within", "over", "over", "within"]
+        assert {(verdict.principle, verdict.status) for verdict in verdicts} == {("rules", "ok")}
+
+
+def test_word_limit_counts_the_prefix_that_the_completion_continues(hub: RunningHub, bench: Bench, tmp_path: Path) -> None:
+    bench.submit(["three four five"], "word_limit", prefix="one two ")
+    (parcel,) = asyncio.run(serve(hub.endpoint, WORD_LIMIT, tmp_path, lambda: bench.take(1)))
+    assert group_of(parcel).verdicts[-1].rationale == "5 words"
+
+
+def test_word_limit_sets_aside_what_is_no_group_without_another_try(
+    hub: RunningHub, bench: Bench, tmp_path: Path
+) -> None:
+    bench.link.submit([codec.pack(m.Document("note"), id="d1", route=["word_limit", "sink"])]).result(DEADLINE_S)
+    (parcel,) = asyncio.run(serve(hub.endpoint, WORD_LIMIT, tmp_path, lambda: bench.take(1)))
+    assert isinstance(codec.unpack(parcel)[0], m.Skipped)
+    assert bench.ask("dead")["d1"]["attempts"] == 1
+
+
+def test_a_misspelt_option_of_word_limit_is_refused_by_name() -> None:
+    pool = Pool(actor=WORD_LIMIT.actor, options={"max_word": 4})
+    with pytest.raises(ConfigError, match="max_word.*did you mean 'max_words'"):
+        actor_options(actor_class(pool), pool, "pools.word_limit.options")
+
+
+# ------------------------------------------------------------------------------------------------ a process in JavaScript
+
+
+class NodeActor:
+    """politeness.mjs as the launcher would start it; its lines of standard output are parsed as they come."""
+
+    def __init__(self, endpoint: str, directory: Path, delay_ms: int = 0, credit: int = 2, **more: str) -> None:
+        schema = directory / "schema.json"
+        schema.write_text(json.dumps(m.json_schema() | {"x-schema": m.SCHEMA}))
+        variables = {
+            "SAFELADDER_ENDPOINT": endpoint,
+            "SAFELADDER_NAME": "politeness/0",
+            "SAFELADDER_QUEUES": "politeness",
+            "SAFELADDER_CREDIT": str(credit),
+            "SAFELADDER_SCHEMA_FILE": str(schema),
+        }
+        command = ["node", str(NODE_ACTOR), "--delay-ms", str(delay_ms)]
+        self.lines: list[dict[str, Any]] = []
+        self._changed = threading.Condition()
+        self.process = subprocess.Popen(command, env={**os.environ, **variables, **more}, stdout=subprocess.PIPE, text=True)
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._changed:
+                self.lines.append(json.loads(line))
+                self._changed.notify_all()
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        return [line for line in self.lines if line["event"] == event]
+
+    def wait_for(self, event: str, count: int = 1) -> dict[str, Any]:
+        """The `count`-th line of `event`, when it has come."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.events(event)) >= count, DEADLINE_S), self.lines
+        return self.events(event)[count - 1]
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        code = self.process.wait(DEADLINE_S)
+        self._reader.join(DEADLINE_S)
+        return code
+
+
+@contextlib.contextmanager
+def node_actor(endpoint: str, directory: Path, delay_ms: int = 0, credit: int = 2, **more: str) -> Iterator[NodeActor]:
+    actor = NodeActor(endpoint, directory, delay_ms, credit, **more)
+    try:
+        yield actor
+    finally:
+        if actor.process.poll() is None:
+            actor.process.kill()
+        actor.wait()
+
+
+@needs_node
+def test_node_actor_adds_verdicts_and_passes_frames_on_unchanged(hub: RunningHub, bench: Bench, tmp_path: Path) -> None:
+    sent = bench.submit(["Thank you, happy to help!", "Shut up, please.", "Paris.", "请坐。"], "politeness", count=5)
+    with node_actor(hub.endpoint, tmp_path) as actor:
+        for parcel in bench.take(5):
+            verdicts = assert_only_verdicts_added(sent[parcel.work.id], parcel, "politeness")
+            assert [(v.label, v.score) for v in verdicts] == [
+                ("polite", 1.0),
+                ("rude", 0.0),
+                ("neutral", 0.5),
+                ("polite", 1.0),
+            ]
+        actor.wait_for("work.settled", 5)
+        assert actor.end() == 0
+    assert {line["status"] for line in actor.events("work.settled")} == {"accepted"}
+
+
+@needs_node
+def test_node_actor_gives_no_score_to_a_completion_that_failed(hub: RunningHub, bench: Bench, tmp_path: Path) -> None:
+    parcel = group("g", ["x"], ["politeness", "sink"])
+    failed = msgspec.structs.replace(group_of(parcel), completions=[m.Completion("", "error", "engine died")])
+    bench.link.submit([codec.pack(failed, id="g", route=["politeness", "sink"])]).result(DEADLINE_S)
+    with node_actor(hub.endpoint, tmp_path):
+        (received,) = bench.take(1)
+    assert [(v.status, v.score) for v in group_of(received).verdicts[1:]] == [("abstain", None)]
+
+
+@needs_node
+def test_node_actor_keeps_a_lease_alive_by_its_beats(hub: RunningHub, bench: Bench, tmp_path: Path) -> None:
+    bench.submit(["Hello."], "politeness")
+    with node_actor(hub.endpoint, tmp_path, delay_ms=int(2.5 * OPTIONS.lease_s * 1000)):
+        bench.take(1)
+    assert hub.hub.core.counters["leased"] == 2  # once to the actor, once to the bench
+
+
+@needs_node
+def test_node_actor_survives_a_restart_of_the_hub(hub: RunningHub, bench: Bench, tmp_path: Path) -> None:
+    sent = bench.submit(["Thank you."], "politeness", count=12)
+    with node_actor(hub.endpoint, tmp_path, delay_ms=250) as actor:
+        received = bench.take(3)
+        hub.stop()
+        hub.start()
+        received += bench.take(9)
+        again = actor.wait_for("hub.joined", 2)
+        assert again["hub_boot"] == 2
+        assert again["kept"] >= 1  # what it was at work on it has not had to give up
+        assert actor.process.poll() is None
+        assert sorted(parcel.work.id for parcel in received) == sorted(sent)
+        for parcel in received:
+            assert_only_verdicts_added(sent[parcel.work.id], parcel, "politeness")
+        assert bench.wait_for("status", lambda status: status["finished"] == 12)["dead"] == 0
+
+
+@needs_node
+def test_node_actor_returns_its_leases_on_sigterm(hub: RunningHub, bench: Bench, tmp_path: Path) -> None:
+    sent = bench.submit(["Thank you."], "politeness", count=5)
+    with node_actor(hub.endpoint, tmp_path, delay_ms=600_000, credit=4) as actor:
+        bench.wait_for("workers", lambda workers: workers.get("politeness/0", {}).get("leases") == 4)
+        asked = time.monotonic()
+        assert actor.end() == 0
+        assert bench.wait_for("status", lambda status: status["waiting"]["politeness"] == 5)["leased"] == 0
+        assert time.monotonic() - asked < OPTIONS.silence_s / 2  # by its good-bye, not by its silence
+        assert actor.lines[-1]["event"] == "process.finished"
+    assert all(item.attempts == 0 for item in hub.hub.core.board.items.values())
+    with node_actor(hub.endpoint, tmp_path):
+        assert {parcel.work.id for parcel in bench.take(5)} == set(sent)
+
+
+@needs_node
+def test_node_actor_that_the_hub_has_given_up_drops_its_lease_and_comes_back(
+    hub: RunningHub, bench: Bench, tmp_path: Path
+) -> None:
+    sent = bench.submit(["Thank you."], "politeness")
+    with node_actor(hub.endpoint, tmp_path, delay_ms=1000) as actor:
+        bench.wait_for("workers", lambda workers: workers.get("politeness/0", {}).get("leases") == 1)
+        assert bench.link.command("exited", "politeness/0").result(DEADLINE_S) == {"known": True}
+        actor.wait_for("lease.revoked")
+        (parcel,) = bench.take(1)
+        assert_only_verdicts_added(sent[parcel.work.id], parcel, "politeness")
+        actor.wait_for("work.settled")
+        assert len(actor.events("work.settled")) == 1
+
+
+@needs_node
+def test_node_actor_sets_aside_what_is_no_group(hub: RunningHub, bench: Bench, tmp_path: Path) -> None:
+    bench.link.submit([codec.pack(m.Document("note"), id="d1", route=["politeness", "sink"])]).result(DEADLINE_S)
+    with node_actor(hub.endpoint, tmp_path):
+        bench.take(1)
+    assert bench.ask("dead")["d1"] == {
+        "queue": "politeness",
+        "attempts": 1,
+        "error": "Error: d1 carries a document, this actor takes groups",
+    }
+
+
+@needs_node
+def test_node_actor_answers_a_call_at_the_last_stop(hub: RunningHub, bench: Bench, tmp_path: Path) -> None:
+    sent = group("call", ["Thank you."], ["politeness"])
+    with node_actor(hub.endpoint, tmp_path):
+        answer = bench.link.call(sent, DEADLINE_S).result(DEADLINE_S)
+    assert_only_verdicts_added(sent, answer, "politeness")
+
+
+@needs_node
+def test_node_actor_of_another_schema_exits_78(hub: RunningHub, tmp_path: Path) -> None:
+    other = tmp_path / "other.json"
+    other.write_text(json.dumps({"x-schema": "1:0000000000000000"}))
+    with node_actor(hub.endpoint, tmp_path, SAFELADDER_SCHEMA_FILE=str(other)) as actor:
+        assert actor.wait() == 78
+    assert "schema" in actor.events("hub.refused")[0]["reason"]
+
+
+@needs_node
+def test_node_actor_joins_a_hub_with_keys(tmp_path: Path) -> None:
+    folder = tmp_path / "keys"
+    keys.create(folder, ["politeness/0"])
+    hub = RunningHub(tmp_path / "journal", keys.load_hub(folder))
+    try:
+        with node_actor(hub.endpoint, tmp_path, SAFELADDER_KEY_FILE=str(keys.worker_file(folder, "politeness/0"))) as actor:
+            actor.wait_for("hub.joined")
+            assert actor.end() == 0
+    finally:
+        hub.stop()
+
+
+# ----------------------------------------------------------------------------------------------------------- the schema
+
+
+def violations(value: Any, schema: dict[str, Any], root: dict[str, Any], path: str = "") -> Iterator[str]:
+    """What in `value` breaks `schema`, for the keywords that the exported schema uses."""
+    if "$ref" in schema:
+        yield from violations(value, root["$defs"][schema["$ref"].rpartition("/")[2]], root, path)
+        return
+    if "discriminator" in schema:
+        names = schema["discriminator"]["mapping"]
+        tag = value.get("type") if isinstance(value, dict) else None
+        if tag not in names:
+            yield f"{path}: type {tag!r} is none of {sorted(names)}"
+        else:
+            yield from violations(value, {"$ref": names[tag]}, root, path)
+        return
+    if "anyOf" in schema:
+        found = [list(violations(value, option, root, path)) for option in schema["anyOf"]]
+        if all(found):
+            yield from min(found, key=len)
+        return
+    kinds = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool}
+    kind = schema.get("type")
+    if kind is not None and not (value is None if kind == "null" else isinstance(value, kinds[kind])):
+        yield f"{path}: {value!r} is no {kind}"
+    elif "enum" in schema and value not in schema["enum"]:
+        yield f"{path}: {value!r} is none of {schema['enum']}"
+    elif isinstance(value, dict):
+        properties = schema.get("properties", {})
+        yield from (f"{path}: {name} is missing" for name in schema.get("required", ()) if name not in value)
+        if properties:
+            yield from (f"{path}: {name} is unknown" for name in value if name not in properties)
+        for name, child in value.items():
+            yield from violations(child, properties.get(name, {}), root, f"{path}.{name}")
+    elif isinstance(value, list):
+        for index, child in enumerate(value):
+            yield from violations(child, schema.get("items", {}), root, f"{path}[{index}]")
+
+
+def assert_fits_schema(parts: list[Any]) -> str:
+    """Checks one message, decoded without our structs, against the exported schema; returns its body's type."""
+    schema = json.loads(json.dumps(m.json_schema()))
+    header, body = msgpack.unpackb(parts[0]), msgpack.unpackb(parts[1])
+    assert list(violations(header, schema["properties"]["header"], schema)) == []
+    assert header["frames"] == len(parts) - 2
+    assert list(violations(body, schema["properties"]["body"], schema)) == []
+    for work in [*body.get("works", ()), *body.get("outputs", ())]:
+        assert list(violations(work["payload"], schema["properties"]["payload"], schema)) == []
+    return str(body["type"])
+
+
+def test_every_message_of_a_link_fits_the_exported_schema() -> None:
+    link = links.LinkCore(m.Hello("bench/0", "boot", ["sink"]))
+    parcel = group("g", ["Thank you."], ["politeness", "sink"])
+    link.start(0.0)
+    link.receive(codec.encode(m.Welcome(1, "run", 1.0, 30.0), "hub"), 0.0)
+    link.receive(codec.encode(m.Lease(1 << 32, parcel.work, 30.0), "hub", parcel.frames), 0.0)
+    link.submit([parcel], 0.0)
+    link.call(parcel, 0.0, 9.0)
+    link.done(1 << 32, [parcel], 0.0)
+    link.fail(1 << 32, "no", 0.0)
+    link.publish("weights", {"version": 3}, 0.0)
+    link.query("status", 0.0)
+    link.command("exited", "a/0", 0.0)
+    link.set_credit(4)
+    link.tick(5.0)
+    link.leave("over")
+    types = {assert_fits_schema(parts) for parts in link.collect().sends}
+    assert types == {"hello", "beat", "credit", "submit", "done", "fail", "publish", "query", "command", "bye"}
+
+
+def test_the_schema_check_sees_what_is_wrong() -> None:
+    schema = m.json_schema()
+    body = schema["properties"]["body"]
+    assert list(violations({"type": "credit", "credit": 1}, body, schema)) == []
+    assert list(violations({"type": "credit"}, body, schema)) == [": credit is missing"]
+    assert list(violations({"type": "credit", "credit": "1"}, body, schema)) == [".credit: '1' is no integer"]
+    assert list(violations({"type": "credit", "credit": 1, "x": 1}, body, schema)) == [": x is unknown"]
+    assert "none of" in next(violations({"type": "credits"}, body, schema))
+
+
+@needs_node
+def test_every_message_of_the_node_actor_fits_the_exported_schema(
+    hub: RunningHub, bench: Bench, tmp_path: Path
+) -> None:
+    bench.link.submit([codec.pack(m.Document("note"), id="d1", route=["politeness", "sink"])]).result(DEADLINE_S)
+    bench.submit(["Thank you."], "politeness")
+    with node_actor(hub.endpoint, tmp_path, delay_ms=500) as actor:
+        bench.take(2)
+        actor.wait_for("work.settled", 2)
+        actor.end()
+    bench.wait_for("workers", lambda workers: "politeness/0" not in workers)
+    mine = [parts for parts in hub.heard if msgpack.unpackb(parts[0])["sender"] == "politeness/0"]
+    assert {assert_fits_schema(parts) for parts in mine} == {"hello", "beat", "done", "fail", "bye"}
