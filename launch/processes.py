@@ -62,8 +62,9 @@ def plan(config: Config, run: RunDirectory) -> list[Process]:
 
 
 def worker_names(config: Config) -> list[str]:
-    """The name with which each worker says hello: what a key is made for."""
-    return [f"{name}/{replica}" for name, pool in config.pools.items() for replica in range(pool.replicas)]
+    """The name with which each worker, the launcher and a client say hello: what a key is made for."""
+    workers = [f"{name}/{replica}" for name, pool in config.pools.items() for replica in range(pool.replicas)]
+    return [*workers, "launcher/0", "client/0"]
 
 
 _OFF_ROUTE, _LEARNER, _LAST = 1000, 2000, 3000

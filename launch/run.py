@@ -63,15 +63,17 @@ def launch(config: Config, run: RunDirectory, stream: TextIO) -> Outcome:
         resumed = run.info_file.exists()
         save_resolved(config, run.config)
         log = logs.configure(run.path.name, "launcher", 0, run.log("launcher", 0))
-        endpoint, folders = _endpoint(config)
+        endpoint, folder = _endpoint(config)
         started = datetime.now(UTC).isoformat(timespec="seconds")
         run.write_info(RunInfo(endpoint, os.getpid(), started, SCHEMA))
         (run.path / "schema.json").write_bytes(msgspec.json.format(msgspec.json.encode(json_schema())))
         log.info("run.started", directory=str(run.path), endpoint=endpoint, resumed=resumed)
         begun = time.monotonic()
-        guardian = Guardian(folders)
+        guardian = Guardian()
+        if folder:
+            guardian.remove(folder)
         progress = StepProgress(run.path / "logs", config.learner.steps, stream, from_end=resumed)
-        watch = Watch(config, run)
+        watch = Watch(config, run, guardian)
         supervisor = Supervisor(plan(config, run), guardian, watch.on_exit, watch.stalled, progress.notice)
         try:
             outcome = supervisor.run()
@@ -98,12 +100,12 @@ def make_paths_absolute(config: Config) -> None:
         config.policy.model = absolute(config.policy.model)
 
 
-def _endpoint(config: Config) -> tuple[str, list[str]]:
-    """Where the hub binds, and the folders to remove in the end. An ipc path must be short (107 bytes), so not in the run."""
+def _endpoint(config: Config) -> tuple[str, str | None]:
+    """Where the hub binds, and the folder to remove in the end. An ipc path must be short (107 bytes), so not in the run."""
     if config.hub.bind != "ipc":
-        return config.hub.bind, []
+        return config.hub.bind, None
     folder = tempfile.mkdtemp(prefix="safeladder-")  # mode 0700: nobody else can connect
-    return f"ipc://{folder}/hub", [folder]
+    return f"ipc://{folder}/hub", folder
 
 
 @contextmanager

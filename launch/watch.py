@@ -1,4 +1,4 @@
-"""The launcher's own link to the hub: tells it of deaths, asks it who makes no progress.
+"""The launcher's own link to the hub: tells it of deaths, asks it who makes no progress, learns where the weights are.
 
 The hub would notice both by itself, after `hub.silence_s`; through this link it is milliseconds. Without a connection nothing here blocks or
 fails: the supervisor does its work, only later.
@@ -15,19 +15,21 @@ from typing import Any
 import structlog
 
 from safeladder.launch.config import Config
+from safeladder.launch.guardian import Guardian
 from safeladder.launch.rundir import RunDirectory
 from safeladder.protocol.keys import load_worker
 from safeladder.protocol.transport import Link, LinkError
 
 NAME = "launcher/0"
 JOIN_S = 30.0
+SHARED_MEMORY = Path("/dev/shm")
 
 
 class Watch:
     """`on_exit` and `stalled` are the supervisor's hooks, called on its thread; `close` ends the link."""
 
-    def __init__(self, config: Config, run: RunDirectory) -> None:
-        self._run = run
+    def __init__(self, config: Config, run: RunDirectory, guardian: Guardian) -> None:
+        self._run, self._guardian = run, guardian
         self._keys = load_worker(Path(config.hub.keys), NAME) if config.hub.keys else None
         self._stall_s = {
             f"{name}/{replica}": pool.stall_s for name, pool in config.pools.items() for replica in range(pool.replicas)
@@ -54,6 +56,7 @@ class Watch:
         if self._link is None:
             return []
         query, found = self._query, []
+        self._mark_shared_memory(self._link)
         if query is None or query.done():
             self._query = self._link.query("workers")
         if query is not None and query.done() and query.exception() is None:
@@ -64,6 +67,12 @@ class Watch:
         self._closed.set()
         if self._link is not None:
             self._link.close()
+
+    def _mark_shared_memory(self, link: Link) -> None:
+        """Weights in shared memory must not stay there when the run is gone: the checkpoints hold what lasts."""
+        directory = link.state.get("policy", {}).get("directory")
+        if directory and Path(directory).is_relative_to(SHARED_MEMORY):
+            self._guardian.remove(str(Path(directory).parent))
 
     def _judge(self, workers: dict[str, Any], now: float) -> list[tuple[str, float]]:
         found = []

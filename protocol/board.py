@@ -10,6 +10,8 @@ crash, waiting for its holder to say so). A finished item leaves only its id and
 from __future__ import annotations
 
 import heapq
+import itertools
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
@@ -19,6 +21,7 @@ from safeladder.protocol import journal as j
 from safeladder.protocol import messages as m
 from safeladder.protocol.codec import Parcel, pack
 
+_STEM = 180
 _PRECEDENCE = {lane: rank for rank, lane in enumerate(m.LANES)}
 
 
@@ -76,6 +79,7 @@ class Board:
         self.items: dict[str, Item] = {}
         self.finished: dict[str, str] = {}
         self.dead: dict[str, DeadLetter] = {}
+        self.calls: dict[str, dict[str, Item]] = {}  # caller -> its calls by id
         self._queues: dict[str, _Queue] = {}
         self._arrivals = 0
 
@@ -88,8 +92,10 @@ class Board:
         """Takes in a new work. The caller has checked that its id is not known."""
         work = parcel.work
         item = Item(parcel, parcel, work.stop, accepted_at=now, journaled=work.reply_to is None)
-        if work.deadline_s is not None:
-            item.deadline = now + work.deadline_s
+        if work.reply_to is not None:
+            self.calls.setdefault(work.reply_to, {})[work.id] = item
+            if work.deadline_s is not None:
+                item.deadline = now + work.deadline_s
         self.items[work.id] = item
         self._wait(item, now)
         return [j.submitted(parcel)] if self._durable(item) else []
@@ -114,6 +120,10 @@ class Board:
         self._leave(item)
         del self.items[item.id]
         if not item.journaled:
+            caller = item.root.work.reply_to or ""
+            del self.calls[caller][item.id]
+            if not self.calls[caller]:
+                del self.calls[caller]
             return []
         self.finished[item.id] = outcome
         return [j.Finished(item.id, outcome)] if self._durable(item) else []
@@ -143,8 +153,9 @@ class Board:
     def requeue(self, identity: str, now: float) -> tuple[str, list[j.Record]]:
         """Puts a dead letter back at its first stop, as a work of a new id (its old one is accounted for as skipped)."""
         letter = self.dead.pop(identity)
-        stem, _, life = identity.partition("~")
-        successor = f"{stem}~{int(life or 0) + 1}"
+        stem = re.sub(r"~\d+$", "", identity)[:_STEM]  # an id has a bound, and the number must fit in
+        lives = (f"{stem}~{life}" for life in itertools.count(1))
+        successor = next(life for life in lives if not self.known(life))
         work = msgspec.structs.replace(letter.root.work, id=successor)
         records: list[j.Record] = [] if self.durability == "memory" else [j.Requeued(identity, successor)]
         return successor, records + self.accept(Parcel(work, letter.root.frames), now)
@@ -187,8 +198,8 @@ class Board:
         """A worker says after a hub crash that it holds this work. False when the work has gone elsewhere since."""
         if not item.claimable and not (item.lease is not None and item.lease < token and item.parcel is None):
             return False
-        if stop >= len(item.root.work.route):
-            return False
+        if not item.stop <= stop < len(item.root.work.route):
+            return False  # the journal is further: what this worker made of the work was accepted, or the work has ended
         if item.stop != stop:
             item.parcel = None  # what the worker holds is further than what the journal had
         item.claimable, item.lease, item.stop, item.attempts = False, token, stop, 1

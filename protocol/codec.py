@@ -85,7 +85,7 @@ def unpack(parcel: Parcel) -> tuple[m.Payload, Arrays]:
         raise WireError(f"payload of work {parcel.work.id!r}: {error}") from None
     arrays = {}
     for described, frame in zip(parcel.work.arrays, parcel.frames, strict=True):
-        array = np.frombuffer(frame, dtype=_NUMPY[described.dtype]).reshape(described.shape)
+        array: NDArray[Any] = np.frombuffer(frame, dtype=_NUMPY[described.dtype]).reshape(described.shape)
         array.flags.writeable = False
         arrays[described.name] = array
     return payload, arrays

@@ -117,7 +117,7 @@ class HubCore:
             self._dispatch(worker, body, parcels, now)
         else:
             self._count("unknown_peer")
-            self._send(peer, m.Pong(0))  # no hub's boot, so that the worker says hello, also to the hub that has dropped it
+            self._send(peer, m.Pong(0))  # no hub has this boot: the worker says hello, also to the hub that dropped it
         self._grant(now)
 
     def tick(self, now: float) -> None:

@@ -8,6 +8,9 @@ itself dies, its successor reads the journal, waits `adopt_grace_s` for workers 
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -50,14 +53,24 @@ class Hub:
     ) -> None:
         self.options = options
         self._log = structlog.get_logger("hub")
-        self._context = zmq.Context()
-        self._journal = j.Journal(journal, sync) if options.durability != "memory" else None
+        with contextlib.ExitStack() as held:  # given back in reverse order, also when the start fails half way
+            if (claim := sockets.claim_ipc(endpoint)) is not None:
+                held.callback(os.close, claim)
+            self._journal = j.Journal(journal, sync) if options.durability != "memory" else None
+            if self._journal:
+                held.callback(self._journal.close)
+            context: zmq.Context[Any] = zmq.Context()
+            held.callback(context.term)
+            self._keyed = keys is not None
+            if keys is not None:
+                authenticator = _AllowList(context, keys.allowed)
+                authenticator.start()
+                held.callback(authenticator.stop)
+            self._socket = sockets.bind_hub(context, endpoint, keys)
+            held.callback(self._socket.close, linger=1000)
+            self._held = held.pop_all()
         recovered = self._journal.recovered if self._journal else []
         boot = max([record.number for record in recovered if isinstance(record, j.Booted)], default=0) + 1
-        self._authenticator = _AllowList(self._context, keys.allowed) if keys else None
-        if self._authenticator:
-            self._authenticator.start()
-        self._socket = sockets.bind_hub(self._context, endpoint, keys)
         self.endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self.core = HubCore(options, boot, recovered, time.monotonic())
         if self._journal:
@@ -71,6 +84,7 @@ class Hub:
             self._journal.recovered = []
         self.wire_s = 0.0
         self.rounds = 0
+        self._compact_at = COMPACT_BYTES
 
     def serve(self, stop: threading.Event, on_round: Callable[[], None] | None = None) -> None:
         """Runs until `stop` is set or a "stop" command has been answered."""
@@ -103,14 +117,8 @@ class Hub:
             self.close()
 
     def close(self) -> None:
-        if self._socket.closed:
-            return
-        self._socket.close(linger=1000)
-        if self._authenticator:
-            self._authenticator.stop()
-        self._context.term()
-        if self._journal:
-            self._journal.close()
+        """Gives back socket, journal and path. A second call does nothing."""
+        self._held.close()
 
     def _receive(self, now: float) -> None:
         for _ in range(ROUND):
@@ -118,9 +126,7 @@ class Hub:
                 frames = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
-            user = None
-            if self._authenticator is not None:
-                user = frames[-1].get("User-Id")
+            user = str(frames[-1].get("User-Id")) if self._keyed else None
             self.core.receive(frames[0].bytes, [frame.buffer for frame in frames[1:]], now, user)
 
     def _commit(self, effects: Effects, stop: threading.Event) -> bool:
@@ -130,18 +136,26 @@ class Hub:
         while True:
             try:
                 self._journal.append(effects.records)
-                if self._journal.appended_bytes > COMPACT_BYTES:
-                    self._compact(self._journal)
-                return True
+                break
             except j.JournalError as error:
                 self._log.error("journal.blocked", error=str(error), retry_s=1.0)
                 if stop.wait(1.0):
                     return False
+        if self._journal.appended_bytes >= self._compact_at:
+            self._compact(self._journal)
+        return True
 
     def _compact(self, journal: j.Journal) -> None:
+        """Rewrites the journal without what is over. A failure is no harm but space: the old file stays and goes on."""
         before = journal.size
         topics = [j.Topic(topic, value) for topic, value in self.core.topics.items()]
-        journal.rewrite([j.Booted(self.core.boot), *topics, *self.core.board.snapshot()])
+        try:
+            journal.rewrite(itertools.chain([j.Booted(self.core.boot), *topics], self.core.board.snapshot()))
+        except j.JournalError as error:
+            self._compact_at += COMPACT_BYTES
+            self._log.error("journal.uncompacted", error=str(error), bytes=before)
+            return
+        self._compact_at = COMPACT_BYTES
         self._log.info("journal.compacted", before_bytes=before, after_bytes=journal.size)
 
     def _send(self, effects: Effects) -> None:

@@ -1,8 +1,11 @@
 """What the hub has accepted, on disk before it is acknowledged.
 
-One append-only file of records, each `length (u32) | crc32 (u32) | msgpack`. The hub appends all records of one round of
-its loop and syncs once (group commit). At the start the file is read back: a torn tail, what a crash in the middle of a
-write leaves, is cut; damage before the tail is an error, because cutting there would forget what was acknowledged.
+One append-only file of records, each `length (u32) | crc32 of the msgpack (u32) | crc32 of those two (u32) | msgpack`. The
+hub appends all records of one round of its loop and syncs once (group commit). At the start the file is read back: a torn
+tail, what a crash in the middle of a write leaves, is cut; damage before the tail is an error, because cutting there would
+forget what was acknowledged. The length has a checksum of its own because a damaged one looks like a torn tail.
+
+An open journal is locked: a second hub on the same file is refused before it can touch it.
 
 Levels (`hub.durability`):
 
@@ -14,12 +17,13 @@ Levels (`hub.durability`):
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, BinaryIO, Final, Literal
 
 import msgspec
 from msgspec import Struct
@@ -29,8 +33,9 @@ from safeladder.protocol.codec import Parcel
 
 Durability = Literal["ids", "full", "memory"]
 
-_PREFIX: Final = struct.Struct("<II")
-MAX_RECORD_BYTES: Final = 2 * m.MAX_MESSAGE_BYTES
+_PREFIX: Final = struct.Struct("<III")
+_LENGTHS: Final = struct.Struct("<II")
+_SLICE_BYTES: Final = 64 * 2**20  # a rewrite goes to the disk in slices of about this size
 
 
 class Booted(Struct, tag="booted"):
@@ -125,31 +130,47 @@ def _scan(path: Path) -> Iterator[tuple[Record, int]]:
             prefix = file.read(_PREFIX.size)
             if len(prefix) < _PREFIX.size:
                 return
-            length, checksum = _PREFIX.unpack(prefix)
+            length, checksum, own = _PREFIX.unpack(prefix)
+            if zlib.crc32(prefix[: _LENGTHS.size]) != own:
+                if not any(prefix) and _only_zeros(file):
+                    return
+                raise _damage(path, offset, "length", size - offset)
             end = offset + _PREFIX.size + length
-            if length > MAX_RECORD_BYTES or end > size:
+            if end > size:
                 return
             payload = file.read(length)
             if zlib.crc32(payload) != checksum:
-                if end == size:
+                if end == size or _only_zeros(file):
                     return
-                raise JournalError(
-                    f"{path} is damaged at byte {offset}: checksum of a record of {length} bytes does not match and "
-                    f"{size - end} bytes follow. Restore the file, or move it away to start the run's queue anew."
-                )
+                raise _damage(path, offset, "content", size - end)
             try:
                 record = _decoder.decode(payload)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise JournalError(f"{path} holds a record of another schema at byte {offset}: {error}") from None
             offset = end
             yield record, end
+
+
+def _only_zeros(file: BinaryIO) -> bool:
+    """Whether the rest is blocks that a file system had given to the file but not filled when the power went."""
+    while piece := file.read(2**20):
+        if any(piece):
+            return False
+    return True
+
+
+def _damage(path: Path, offset: int, what: str, follow: int) -> JournalError:
+    return JournalError(
+        f"{path} is damaged at byte {offset}: the checksum of a record's {what} does not match and {follow} bytes follow. "
+        "Restore the file, or move it away to start the run's queue anew."
+    )
 
 
 class Journal:
     """An open journal. Appends are durable when `append` returns (with `sync`).
 
     Raises JournalError when a write fails (a full disk, say). The file is then back at its last whole record, and the
-    same append may be tried again.
+    same append may be tried again. Raises it at once when another process has the file open, or when it is damaged.
     """
 
     def __init__(self, path: Path, sync: bool = True) -> None:
@@ -159,14 +180,18 @@ class Journal:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.recovered: list[Record] = []
         self._end = 0
-        if path.exists():
+        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            _lock(self._file, path)
             for record, end in _scan(path):
                 self.recovered.append(record)
                 self._end = end
-        self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self.cut_bytes = os.fstat(self._file).st_size - self._end
-        os.ftruncate(self._file, self._end)
-        os.lseek(self._file, self._end, os.SEEK_SET)
+            self.cut_bytes = os.fstat(self._file).st_size - self._end
+            self._back()
+        except (JournalError, OSError):
+            os.close(self._file)
+            raise
+        _sync_directory(path.parent)  # else the name of a new file may not outlive a power cut
 
     def append(self, records: Iterable[Record]) -> None:
         """Writes the records with one write and one sync."""
@@ -180,8 +205,7 @@ class Journal:
             if self.sync:
                 os.fdatasync(self._file)
         except OSError as error:
-            os.ftruncate(self._file, self._end)
-            os.lseek(self._file, self._end, os.SEEK_SET)
+            self._back()
             raise JournalError(f"cannot write {len(data)} bytes to {self.path}: {error.strerror}") from error
         self._end += len(data)
         self.appended_bytes += len(data)
@@ -192,11 +216,13 @@ class Journal:
         fresh.unlink(missing_ok=True)
         other = Journal(fresh, self.sync)
         try:
-            other.append(records)
-            os.replace(fresh, self.path)
-        except OSError as error:
+            for part in _slices(records):
+                other.append(part)
+            fresh.replace(self.path)
+        except (JournalError, OSError) as error:
             other.close()
-            raise JournalError(f"cannot compact {self.path}: {error.strerror}") from error
+            fresh.unlink(missing_ok=True)
+            raise JournalError(f"cannot compact {self.path}: {error}") from error
         os.close(self._file)
         self._file, self._end, self.appended_bytes = other._file, other._end, 0
         _sync_directory(self.path.parent)
@@ -209,10 +235,36 @@ class Journal:
     def close(self) -> None:
         os.close(self._file)
 
+    def _back(self) -> None:
+        """To the end of the last whole record."""
+        os.ftruncate(self._file, self._end)
+        os.lseek(self._file, self._end, os.SEEK_SET)
+
+
+def _lock(file: int, path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise JournalError(f"{path} belongs to another running hub; stop that one first") from None
+
+
+def _slices(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """Records in portions of about `_SLICE_BYTES` of raw frames, or of a thousand."""
+    part: list[Record] = []
+    size = 0
+    for record in records:
+        part.append(record)
+        size += sum(len(frame) for frame in record.frames) if isinstance(record, Submitted | Moved) else 0
+        if size >= _SLICE_BYTES or len(part) >= 1000:
+            yield part
+            part, size = [], 0
+    yield part
+
 
 def _frame(record: Record) -> bytes:
     payload = _encoder.encode(record)
-    return _PREFIX.pack(len(payload), zlib.crc32(payload)) + payload
+    lengths = _LENGTHS.pack(len(payload), zlib.crc32(payload))
+    return b"".join((lengths, zlib.crc32(lengths).to_bytes(4, "little"), payload))
 
 
 def _sync_directory(path: Path) -> None:

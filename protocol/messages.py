@@ -408,6 +408,10 @@ Body = FromWorker | FromHub
 
 def json_schema() -> dict[str, Any]:
     """The wire as one JSON Schema: what a foreign actor is written against. Holds the schema's name as `x-schema`."""
+    return {**_described(), "x-schema": SCHEMA}
+
+
+def _described() -> dict[str, Any]:
     (header, body, payload), components = msgspec.json.schema_components(
         [Header, Body, Payload], schema_hook=_raw_schema, ref_template="#/$defs/{name}"
     )
@@ -428,8 +432,16 @@ def _raw_schema(kind: type) -> dict[str, Any]:
 
 
 def _name_schema() -> str:
-    canonical = msgspec.json.encode(json_schema(), order="deterministic")
+    """Of the structure alone: prose may be corrected, and Python's versions indent docstrings differently."""
+    canonical = msgspec.json.encode(_without_prose(_described()), order="deterministic")
     return f"{SCHEMA_VERSION}:{hashlib.blake2b(canonical, digest_size=8).hexdigest()}"
+
+
+def _without_prose(schema: Any) -> Any:
+    if isinstance(schema, dict):
+        # a field may be called "description" as well: its schema is a map, prose is a string
+        return {key: _without_prose(value) for key, value in schema.items() if key != "description" or isinstance(value, dict)}
+    return [_without_prose(entry) for entry in schema] if isinstance(schema, list) else schema
 
 
 SCHEMA: Final = _name_schema()

@@ -8,6 +8,8 @@ back (`ROUTER_HANDOVER`), nothing queues for absent peers (`IMMEDIATE`), no exit
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import ipaddress
 import os
 from pathlib import Path
@@ -18,6 +20,7 @@ import zmq
 from safeladder.protocol import messages as m
 from safeladder.protocol.keys import HubKeys, WorkerKeys
 
+MAX_IPC_PATH_BYTES = 107
 HIGH_WATER_MARK = 10_000  # messages; works are bounded by credit, the rest is small
 
 
@@ -40,15 +43,13 @@ def is_local(endpoint: str) -> bool:
 
 
 def bind_hub(context: zmq.Context[Any], endpoint: str, keys: HubKeys | None) -> zmq.Socket[Any]:
-    """The hub's ROUTER. Raises EndpointError: port in use, path too long or taken, or no keys off loopback."""
+    """The hub's ROUTER. Raises EndpointError: port in use or no keys off loopback. An ipc path is claimed first (`claim_ipc`)."""
     if keys is None and not is_local(endpoint):
         raise EndpointError(
             f"{endpoint} can be reached from other machines: keys are required there. "
             "Make them with `safeladder keys DIR` and set hub.keys, or bind to 127.0.0.1 or ipc."
         )
-    if endpoint.startswith("ipc://"):
-        _claim_ipc(endpoint.removeprefix("ipc://"))
-    socket = context.socket(zmq.ROUTER)
+    socket: zmq.Socket[Any] = context.socket(zmq.ROUTER)
     _common(socket)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
@@ -60,7 +61,8 @@ def bind_hub(context: zmq.Context[Any], endpoint: str, keys: HubKeys | None) -> 
         socket.bind(endpoint)
     except zmq.ZMQError as error:
         socket.close()
-        raise EndpointError(f"cannot bind the hub to {endpoint}: {error.strerror}. Is another run using it?") from None
+        hint = "Is another run using it?" if error.errno == errno.EADDRINUSE else "Check the address."
+        raise EndpointError(f"cannot bind the hub to {endpoint}: {error.strerror}. {hint}") from None
     return socket
 
 
@@ -68,7 +70,7 @@ def connect_worker(
     context: zmq.Context[Any], endpoint: str, identity: bytes, keys: WorkerKeys | None
 ) -> zmq.Socket[Any]:
     """A worker's DEALER. Connecting never fails at once; silence and refused handshakes show in the link's events."""
-    socket = context.socket(zmq.DEALER)
+    socket: zmq.Socket[Any] = context.socket(zmq.DEALER)
     _common(socket)
     socket.setsockopt(zmq.ROUTING_ID, identity)
     socket.setsockopt(zmq.IMMEDIATE, 1)
@@ -111,17 +113,29 @@ def _common(socket: zmq.Socket[Any]) -> None:
         socket.setsockopt(option, value)
 
 
-def _claim_ipc(path: str) -> None:
-    """A second bind would silently steal the path, so a lock file beside it is taken first and held for the process's life."""
-    import fcntl
+def claim_ipc(endpoint: str) -> int | None:
+    """Takes an ipc path for this hub: a second bind would silently steal it, so a lock file beside it is locked first.
 
-    if len(path) > 107:
-        raise EndpointError(f"the ipc path {path} has {len(path)} characters; the system allows 107")
-    lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    Returns the open lock file, to be closed when the socket is closed; None for another kind of endpoint. Raises EndpointError.
+    """
+    if not endpoint.startswith("ipc://"):
+        return None
+    path = endpoint.removeprefix("ipc://")
+    length = len(os.fsencode(path))
+    if length > MAX_IPC_PATH_BYTES:
+        raise EndpointError(
+            f"the ipc path {path} has {length} bytes and the system allows {MAX_IPC_PATH_BYTES}: put it into a folder with "
+            "a shorter name (/tmp, say), or bind to tcp://127.0.0.1:PORT"
+        )
+    try:
+        lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise EndpointError(f"cannot create {path}.lock: {error.strerror}. Choose a folder that exists and is yours") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(lock)
-        raise EndpointError(f"{path} belongs to another running hub") from None
+        raise EndpointError(f"{path} belongs to another running hub: stop that one, or choose another path") from None
     with contextlib.suppress(FileNotFoundError):
         Path(path).unlink()
+    return lock

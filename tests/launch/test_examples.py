@@ -20,6 +20,7 @@ import msgpack
 import msgspec
 import numpy as np
 import pytest
+
 from safeladder.actors.actor import Context
 from safeladder.actors.runtime import Runtime
 from safeladder.launch import examples
@@ -177,7 +178,9 @@ async def serve(endpoint: str, pool: Pool, directory: Path, until: Callable[[], 
         await running
 
 
-def test_word_limit_scores_by_words_and_passes_everything_else_on(hub: RunningHub, bench: Bench, tmp_path: Path) -> None:
+def test_word_limit_scores_by_words_and_passes_everything_else_on(
+    hub: RunningHub, bench: Bench, tmp_path: Path
+) -> None:
     texts = ["one two", "one two three four", "one two three four five six seven eight", "一二三四五", ""]
     sent = bench.submit(texts, "word_limit", count=3)
     received = asyncio.run(serve(hub.endpoint, WORD_LIMIT, tmp_path, lambda: bench.take(3)))
@@ -189,7 +192,9 @@ def test_word_limit_scores_by_words_and_passes_everything_else_on(hub: RunningHu
         assert {(verdict.principle, verdict.status) for verdict in verdicts} == {("rules", "ok")}
 
 
-def test_word_limit_counts_the_prefix_that_the_completion_continues(hub: RunningHub, bench: Bench, tmp_path: Path) -> None:
+def test_word_limit_counts_the_prefix_that_the_completion_continues(
+    hub: RunningHub, bench: Bench, tmp_path: Path
+) -> None:
     bench.submit(["three four five"], "word_limit", prefix="one two ")
     (parcel,) = asyncio.run(serve(hub.endpoint, WORD_LIMIT, tmp_path, lambda: bench.take(1)))
     assert group_of(parcel).verdicts[-1].rationale == "5 words"
@@ -206,7 +211,7 @@ def test_word_limit_sets_aside_what_is_no_group_without_another_try(
 
 def test_a_misspelt_option_of_word_limit_is_refused_by_name() -> None:
     pool = Pool(actor=WORD_LIMIT.actor, options={"max_word": 4})
-    with pytest.raises(ConfigError, match="max_word.*did you mean 'max_words'"):
+    with pytest.raises(ConfigError, match=r"max_word.*did you mean 'max_words'"):
         actor_options(actor_class(pool), pool, "pools.word_limit.options")
 
 
@@ -229,7 +234,9 @@ class NodeActor:
         command = ["node", str(NODE_ACTOR), "--delay-ms", str(delay_ms)]
         self.lines: list[dict[str, Any]] = []
         self._changed = threading.Condition()
-        self.process = subprocess.Popen(command, env={**os.environ, **variables, **more}, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, env={**os.environ, **variables, **more}, stdout=subprocess.PIPE, text=True
+        )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
@@ -388,7 +395,9 @@ def test_node_actor_joins_a_hub_with_keys(tmp_path: Path) -> None:
     keys.create(folder, ["politeness/0"])
     hub = RunningHub(tmp_path / "journal", keys.load_hub(folder))
     try:
-        with node_actor(hub.endpoint, tmp_path, SAFELADDER_KEY_FILE=str(keys.worker_file(folder, "politeness/0"))) as actor:
+        with node_actor(
+            hub.endpoint, tmp_path, SAFELADDER_KEY_FILE=str(keys.worker_file(folder, "politeness/0"))
+        ) as actor:
             actor.wait_for("hub.joined")
             assert actor.end() == 0
     finally:

@@ -1,0 +1,158 @@
+"""The command `safeladder`. Each subcommand imports what it needs when it runs, so that help and errors come at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+EXIT_USAGE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a subcommand and returns the exit code: 0, 1 found wanting, 2 usage, 78 configuration, 130 interrupted."""
+    chosen = _parser().parse_args(arguments)
+    # `python -m` finds a user's own actors in the working folder; so must this process, which checks them
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    run: Callable[[argparse.Namespace], int] = chosen.run_command
+    try:
+        return run(chosen)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # the process boundary
+        if chosen.debug or not type(error).__module__.startswith("safeladder."):
+            raise  # a defect of ours is shown whole; our own errors say what a user can put right
+        print(f"safeladder: {error}", file=sys.stderr)
+        return 78 if type(error).__name__ == "ConfigError" else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="safeladder", description="Post-training in which safety and capability rise together.")
+    parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, run: Callable[[argparse.Namespace], int], help: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=help, description=help)
+        command.set_defaults(run_command=run)
+        return command
+
+    launch = add("launch", _launch, "start a run, or go on with one")
+    launch.add_argument("file", nargs="?", help="a cluster.yaml, or `embedded` for the one that comes with the package")
+    launch.add_argument("overrides", nargs="*", metavar="key=value", help="such as learner.steps=20")
+    launch.add_argument("--resume", metavar="RUN", type=Path, help="go on with this run from its newest checkpoint")
+    check = add("check", _check, "prove a configuration before anything starts")
+    check.add_argument("file")
+    check.add_argument("overrides", nargs="*", metavar="key=value")
+    audit = add("audit", _audit, "prove from a run's files that every task was trained exactly once")
+    audit.add_argument("folder", metavar="RUN", type=Path)
+    summary = add("summary", _summary, "show what a run came to")
+    summary.add_argument("folder", metavar="RUN", type=Path)
+    ask = add("ask", _ask, "ask the searcher of a live run")
+    ask.add_argument("text")
+    ask.add_argument("--run", type=Path, required=True)
+    dead = add("dead", _dead, "list what was set aside after failing too often, or put it back")
+    dead.add_argument("folder", metavar="RUN", type=Path)
+    dead.add_argument("--requeue", metavar="ID", help="put this one back, or `all`")
+    keys = add("keys", _keys, "make the keys with which a run's processes know each other")
+    keys.add_argument("folder", metavar="DIR", type=Path)
+    keys.add_argument("--config", default="embedded", help="the cluster.yaml whose workers get keys")
+    add("schema", _schema, "print the JSON Schema of the wire")
+    return parser
+
+
+def _launch(chosen: argparse.Namespace) -> int:
+    from safeladder.launch import run as runs
+    from safeladder.launch import summary
+    from safeladder.launch.check import check, failed, show
+    from safeladder.launch.config import load
+
+    overrides = list(chosen.overrides)
+    if chosen.resume is not None:  # then the first positional is an override too
+        overrides = ([chosen.file] if chosen.file else []) + overrides
+        folder, config = runs.reopen(chosen.resume, overrides)
+    elif chosen.file is None:
+        print("safeladder: launch needs a FILE (`embedded` is the one that comes with the package) or --resume RUN", file=sys.stderr)
+        return EXIT_USAGE
+    else:
+        folder, config = None, load(chosen.file, overrides)
+    findings = check(config)
+    if failed(findings):
+        show(findings, sys.stderr)
+        return 78
+    if folder is None:
+        folder = runs.create(config)
+    print(f"run {folder.path}")
+    outcome = runs.launch(config, folder, sys.stdout)
+    summary.show(summary.load(folder), sys.stdout)
+    return outcome.code
+
+
+def _check(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.check import check, failed, show
+    from safeladder.launch.config import load
+
+    findings = check(load(chosen.file, chosen.overrides))
+    show(findings, sys.stdout)
+    return 1 if failed(findings) else 0
+
+
+def _audit(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.audit import audit, holds, show
+    from safeladder.launch.rundir import RunDirectory
+
+    findings = audit(RunDirectory(chosen.folder))
+    show(findings, sys.stdout)
+    return 0 if holds(findings) else 1
+
+
+def _summary(chosen: argparse.Namespace) -> int:
+    from safeladder.launch import summary
+    from safeladder.launch.rundir import RunDirectory
+
+    summary.show(summary.load(RunDirectory(chosen.folder)), sys.stdout)
+    return 0
+
+
+def _ask(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.ask import ask
+    from safeladder.launch.rundir import RunDirectory
+    from safeladder.protocol.messages import Question
+
+    print(ask(RunDirectory(chosen.run), Question(chosen.text)).text)
+    return 0
+
+
+def _dead(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.ask import dead_letters
+    from safeladder.launch.rundir import RunDirectory
+
+    print(json.dumps(dead_letters(RunDirectory(chosen.folder), chosen.requeue), indent=2, ensure_ascii=False))
+    return 0
+
+
+def _keys(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.config import load
+    from safeladder.launch.processes import worker_names
+    from safeladder.protocol.keys import create
+
+    for path in create(chosen.folder, worker_names(load(chosen.config))):
+        print(path)
+    return 0
+
+
+def _schema(chosen: argparse.Namespace) -> int:
+    from safeladder.protocol.messages import json_schema
+
+    print(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
