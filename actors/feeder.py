@@ -67,6 +67,12 @@ class Feeder(Actor):
             known = self.link.state.get("feeder", {}).get("cursor", 0)
             self._cursor = max(known, self._policy["next_sequence"])
         policy = self._policy
+        learner = self.config.learner
+        needed = learner.steps * learner.batch + policy["dropped"] - self._cursor  # what the run can still train
+        return min(needed, self._admissible(policy))
+
+    def _admissible(self, policy: Mapping[str, Any]) -> int:
+        assert self._cursor is not None
         return self._pace.capacity(
             step=policy["step"],
             admitted=self._cursor,

@@ -1,4 +1,5 @@
-"""One running operating-system process: started in a session of its own, seen to end at once, ended with everything it started.
+"""One running operating-system process: started in a session of its own, seen to end at once, ended with everything it
+started.
 
 Its end is noticed through a pidfd, 0.2 ms after it; where the kernel has none, by asking (`pidfd` is then None).
 """

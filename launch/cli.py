@@ -34,7 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="safeladder", description="Post-training in which safety and capability rise together.")
+    parser = argparse.ArgumentParser(
+        prog="safeladder", description="Post-training in which safety and capability rise together."
+    )
     parser.add_argument("--debug", action="store_true", help="show tracebacks of errors")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -78,7 +80,10 @@ def _launch(chosen: argparse.Namespace) -> int:
         overrides = ([chosen.file] if chosen.file else []) + overrides
         folder, config = runs.reopen(chosen.resume, overrides)
     elif chosen.file is None:
-        print("safeladder: launch needs a FILE (`embedded` is the one that comes with the package) or --resume RUN", file=sys.stderr)
+        print(
+            "safeladder: launch needs a FILE (`embedded` is the one that comes with the package) or --resume RUN",
+            file=sys.stderr,
+        )
         return EXIT_USAGE
     else:
         folder, config = None, load(chosen.file, overrides)

@@ -1,7 +1,7 @@
 """From YAML files and `key=value` overrides to a checked `Config`, and back to a file. Imports no torch.
 
-The sections, their defaults and bounds stand in `sections.py`. Three passes, so that each can say exactly what it found: keys against the dataclasses, types by OmegaConf, values against the bounds
-that the fields declare.
+The sections, their defaults and bounds stand in `sections.py`. Three passes, so that each can say exactly what it
+found: keys against the dataclasses, types by OmegaConf, values against the bounds that the fields declare.
 """
 
 from __future__ import annotations

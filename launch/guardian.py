@@ -1,8 +1,9 @@
 """Ends what a launcher leaves behind when it is killed.
 
-A small process in a session of its own, at the end of a pipe that only the launcher writes to: "+PGID" when a process group
-starts, "-PGID" when it is gone, "~PATH" for a folder that is the run's only while it lives. End of file means that the launcher is
-gone, however it went: every group still named is killed, grandchildren included, and the folders are removed. Needs nothing but the standard library, so it starts in 20 ms.
+A small process in a session of its own, at the end of a pipe that only the launcher writes to: "+PGID" when a process
+group starts, "-PGID" when it is gone, "~PATH" for a folder that is the run's only while it lives. End of file means
+that the launcher is gone, however it went: every group still named is killed, grandchildren included, and the folders
+are removed. Needs nothing but the standard library, so it starts in 20 ms.
 """
 
 from __future__ import annotations

@@ -1,9 +1,11 @@
 """Structured logs: one JSON object a line, one write a line, one file a process.
 
-Every line has `ts` (UTC, milliseconds), `mono_ns`, `level`, `event` (noun.verb), `run`, `role`, `replica`, `boot` (new for each process
-start), `pid` and `seq` (a gap proves a lost line). What libraries say through `logging` or `warnings` becomes `library.logged`.
+Every line has `ts` (UTC, milliseconds), `mono_ns`, `level`, `event` (noun.verb), `run`, `role`, `replica`, `boot`
+(new for each process start), `pid` and `seq` (a gap proves a lost line). What libraries say through `logging` or
+`warnings` becomes `library.logged`.
 
-A log must not stop a run: a line that cannot be written (a full disk) is dropped and counted, and the next that can be says how many.
+A log must not stop a run: a line that cannot be written (a full disk) is dropped and counted, and the next that can
+be says how many.
 """
 
 from __future__ import annotations

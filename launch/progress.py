@@ -55,9 +55,13 @@ class StepProgress:
 
     def _show(self, event: Event) -> None:
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=event["step"], total=event.get("steps", self._steps), detail=detail(event))
+            self._bar.update(
+                self._task, completed=event["step"], total=event.get("steps", self._steps), detail=detail(event)
+            )
         else:
-            self._console.print(f"step {event['step']}/{event.get('steps', self._steps)}  {detail(event)}", markup=False)
+            self._console.print(
+                f"step {event['step']}/{event.get('steps', self._steps)}  {detail(event)}", markup=False
+            )
 
 
 def detail(event: Event) -> str:

@@ -51,7 +51,9 @@ def reopen(path: Path, overrides: Sequence[str] = ()) -> tuple[RunDirectory, Con
         raise ConfigError(f"{path} is no run directory: it has no config.yaml")
     for override in overrides:
         if override.partition("=")[0] not in RESUMABLE:
-            raise ConfigError(f"{override!r}: a run goes on with what it began with; only {', '.join(RESUMABLE)} may change")
+            raise ConfigError(
+                f"{override!r}: a run goes on with what it began with; only {', '.join(RESUMABLE)} may change"
+            )
     config = load(run.config, overrides)
     _point_latest(run)
     return run, config
@@ -117,7 +119,9 @@ def _locked(run: RunDirectory) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.read(file, 32).decode().strip() or "unknown"
-            raise ConfigError(f"{run.path} is being run by another launcher (pid {holder}); stop that one first") from None
+            raise ConfigError(
+                f"{run.path} is being run by another launcher (pid {holder}); stop that one first"
+            ) from None
         os.ftruncate(file, 0)
         os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
         yield

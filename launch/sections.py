@@ -1,7 +1,8 @@
 """The sections of a run's configuration: types, vetted defaults, bounds.
 
-`cluster.yaml` is the page to read: it says why each value is what it is. `config.py` reads files into these classes and ignores
-nothing: an unknown key, a wrong type or a value out of bounds is refused. Units stand in the names (`_s` seconds).
+`cluster.yaml` is the page to read: it says why each value is what it is. `config.py` reads files into these classes
+and ignores nothing: an unknown key, a wrong type or a value out of bounds is refused. Units stand in the names (`_s`
+seconds).
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
 """Keeps a run's processes alive, and ends them in order.
 
-One loop on the main thread. It wakes when a process ends (pidfd), a signal arrives, `stop` is called, or something is due. A process that ends
-is restarted after a growing wait, within its pool's budget; nobody else is restarted with it, also not after the hub: workers say
-hello to its successor by themselves. A process that a hook calls stalled gets SIGUSR1 (it dumps its threads), SIGTERM, SIGKILL.
+One loop on the main thread. It wakes when a process ends (pidfd), a signal arrives, `stop` is called, or something is
+due. A process that ends is restarted after a growing wait, within its pool's budget; nobody else is restarted with
+it, also not after the hub: workers say hello to its successor by themselves. A process that a hook calls stalled gets
+SIGUSR1 (it dumps its threads), SIGTERM, SIGKILL.
 
     RUNNING    the learner ends in order -> DRAINING; a signal, `stop`, a spent budget, a configuration error -> FINISHING
     FINISHING  the learner has been asked to write a checkpoint and end; it ends, or its time is up -> DRAINING
     DRAINING   SIGTERM stage by stage: feeder, the pools along the route, searcher, learner, hub; SIGKILL where one overstays
 
-Every wait has a deadline, so that each phase ends whatever the processes do. If the supervisor itself is killed, the guardian and
-the kernel's parent's-death signal end the rest.
+Every wait has a deadline, so that each phase ends whatever the processes do. If the supervisor itself is killed, the
+guardian and the kernel's parent's-death signal end the rest.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ class Supervisor:
         on_exit: Callable[[str], None] = lambda name: None,
         stalled: Callable[[], Sequence[tuple[str, float]]] = list,
         notice: Callable[[str], None] = lambda text: None,
-        limits: Limits = Limits(),  # noqa: B008 - frozen
+        limits: Limits = Limits(),
     ) -> None:
         self._slots = [_Slot(process, Record(process.name)) for process in processes]
         self._guardian, self._limits = guardian, limits

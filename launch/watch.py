@@ -1,7 +1,7 @@
 """The launcher's own link to the hub: tells it of deaths, asks it who makes no progress, learns where the weights are.
 
-The hub would notice both by itself, after `hub.silence_s`; through this link it is milliseconds. Without a connection nothing here blocks or
-fails: the supervisor does its work, only later.
+The hub would notice both by itself, after `hub.silence_s`; through this link it is milliseconds. Without a connection
+nothing here blocks or fails: the supervisor does its work, only later.
 """
 
 from __future__ import annotations

@@ -23,7 +23,8 @@ const [RESEND_S, HELLO_S, SILENCE_S] = [2, 1, 10];
 
 const boot = randomUUID().slice(-12); // new for every start: tells the hub a restarted process from a reconnected one
 const name = required("SAFELADDER_NAME");
-const schema = JSON.parse(readFileSync(required("SAFELADDER_SCHEMA_FILE"), "utf8"))["x-schema"];
+const schema = JSON.parse(readFileSync(required("SAFELADDER_SCHEMA_FILE"), "utf8"))["x-schema"]; // such as "1:63b2e75cc6a7a19d"
+if (!schema) quit(`${process.env.SAFELADDER_SCHEMA_FILE} does not name its schema as "x-schema"`);
 const introduction = {
   type: "hello", name, boot, role: "verifier", pid: process.pid, host: hostname(),
   queues: required("SAFELADDER_QUEUES").split(","), credit: Number(required("SAFELADDER_CREDIT")),
@@ -185,7 +186,10 @@ function log(level, event, fields = {}) {
 }
 
 function required(variable) {
-  if (process.env[variable]) return process.env[variable];
-  console.error(`${variable} is not set: this program is started by safeladder, as the \`command:\` of a pool`);
+  return process.env[variable] || quit(`${variable} is not set: safeladder starts this program as the \`command:\` of a pool`);
+}
+
+function quit(problem) {
+  console.error(problem);
   process.exit(EXIT_CONFIGURATION);
 }

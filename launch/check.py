@@ -1,0 +1,289 @@
+"""Proves a configuration before anything starts: what would fail in an hour is said now, with the key to change.
+
+Every check is a small function from a `Config` to findings. An `error` stops a launch; a `warning` is something that
+works but is probably not meant. Imports no torch unless a pool asks for a device other than the CPU.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, TextIO
+
+import psutil
+from rich.console import Console
+from rich.table import Table
+
+from safeladder.launch.config import Config, ConfigError, nearest
+from safeladder.launch.factory import actor_class, actor_options
+from safeladder.launch.processes import worker_names
+from safeladder.protocol.keys import KeyFileError, load_hub, load_worker
+from safeladder.protocol.sockets import is_local
+
+IPC_PATH_BYTES: Final = 107  # of sockaddr_un, without its final zero
+EMBEDDED_BYTES: Final = 538_000_000
+GENERATOR, REFERENCE, LEARNER = (
+    f"safeladder.actors.{module}" for module in ("generator:Generator", "reference:Reference", "learner:Learner")
+)
+
+Level = Literal["error", "warning"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """level: error or warning. key: what to change, dotted. message: what is wrong and what would be right."""
+
+    level: Level
+    key: str
+    message: str
+
+
+Findings = Iterator[Finding]
+
+
+def check(config: Config) -> list[Finding]:
+    """Everything that is wrong or doubtful, errors first; empty where nothing is."""
+    findings = [finding for examine in CHECKS for finding in examine(config)]
+    return sorted(findings, key=lambda finding: finding.level)
+
+
+def failed(findings: Sequence[Finding]) -> bool:
+    return any(finding.level == "error" for finding in findings)
+
+
+def show(findings: Sequence[Finding], stream: TextIO) -> None:
+    console = Console(file=stream, highlight=False)
+    if not findings:
+        console.print("nothing to object to")
+        return
+    table = Table("", "key", "what and what to do", box=None)
+    for finding in findings:
+        table.add_row(finding.level, finding.key, finding.message)
+    console.print(table)
+
+
+# ----------------------------------------------------------------------------------------------------------- pools
+
+
+def actors(config: Config) -> Findings:
+    """Every actor can be imported and accepts its options, every command and interpreter exists."""
+    for name, pool in config.pools.items():
+        key = f"pools.{name}"
+        if pool.command is not None:
+            if shutil.which(pool.command[0], path=pool.env.get("PATH")) is None:
+                yield Finding("error", f"{key}.command", f"{pool.command[0]!r} is not found or may not be executed")
+        elif pool.python is not None:  # its packages are not ours: what it can import shows at its start
+            if shutil.which(pool.python) is None:
+                yield Finding("error", f"{key}.python", f"{pool.python!r} is not found or may not be executed")
+        else:
+            try:
+                actor_options(actor_class(pool), pool, f"{key}.options")
+            except ConfigError as error:
+                yield Finding("error", key, str(error))
+
+
+def devices(config: Config) -> Findings:
+    """Every device exists."""
+    wanted = {name: pool.device for name, pool in config.pools.items() if pool.device != "cpu"}
+    if not wanted:
+        return
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    known = ["cpu", "cuda", *(f"cuda:{index}" for index in range(count))] if count else ["cpu"]
+    for name, device in wanted.items():
+        if device not in known:
+            yield Finding("error", f"pools.{name}.device", f"there is no {device!r} here; there is {', '.join(known)}")
+
+
+# ---------------------------------------------------------------------------------------------------------- routes
+
+
+def routes(config: Config) -> Findings:
+    """Every queue on a route has a consumer, every route ends at the same one, every verifier that a reward needs is on the way."""
+    consumers = _consumers(config)
+    families = config.recipe.families
+    if not families:
+        yield Finding("error", "recipe.families", "is empty: no record has a route")
+    for label, family in families.items():
+        key = f"recipe.families.{label}"
+        if not family.route:
+            yield Finding("error", f"{key}.route", "is empty; it ends in the learner's queue")
+        for queue in dict.fromkeys(family.route):
+            if queue not in consumers:
+                yield Finding(
+                    "error", f"{key}.route", f"nobody consumes the queue {queue!r}{nearest(queue, list(consumers))}"
+                )
+        if len(set(family.route)) < len(family.route):
+            yield Finding("warning", f"{key}.route", "visits a queue twice")
+        if not family.terms:
+            yield Finding("error", f"{key}.terms", "is empty: its samples would have no reward")
+        yield from _verifiers_on_route(config, label)
+    ends = {family.route[-1] for family in families.values() if family.route}
+    if len(ends) > 1:
+        yield Finding(
+            "error", "recipe.families", f"all routes must end in the learner's queue, not in {', '.join(sorted(ends))}"
+        )
+    for label in config.data.families:
+        if label not in families:
+            yield Finding(
+                "error", f"data.families.{label}", f"no such family in the recipe{nearest(label, list(families))}"
+            )
+
+
+def _verifiers_on_route(config: Config, label: str) -> Findings:
+    family = config.recipe.families[label]
+    visited = [pool for pool in config.pools.values() if set(pool.queues) & set(family.route)]
+    run = {verifier for pool in visited for verifier in pool.options.get("verifiers") or {}}
+    if any(pool.command is not None for pool in visited):
+        return  # a foreign actor may be the verifier, under whatever name
+    needed = {f"terms.{name}": name for name in family.terms}
+    needed |= {f"costs.{name}": cost.verifier for name, cost in family.costs.items()}
+    for place, verifier in needed.items():
+        if verifier not in run:
+            message = f"no pool on this family's route runs the verifier {verifier!r}{nearest(verifier, sorted(run))}"
+            yield Finding("error", f"recipe.families.{label}.{place}", message)
+
+
+def _consumers(config: Config) -> dict[str, list[str]]:
+    """Queue -> the pools that consume it; a pool without replicas consumes nothing."""
+    consumers: dict[str, list[str]] = {}
+    for name, pool in config.pools.items():
+        for queue in pool.queues if pool.replicas and pool.credit else ():
+            consumers.setdefault(queue, []).append(name)
+    return consumers
+
+
+# -------------------------------------------------------------------------------------------------------- capacity
+
+
+def capacity(config: Config) -> Findings:
+    """Pools cannot come to wait for each other for ever."""
+    learner, bound = config.learner, config.staleness
+    held = (learner.checkpoint_every + bound.eta + 1) * learner.batch
+    ends = {family.route[-1] for family in config.recipe.families.values() if family.route}
+    for name, pool in config.pools.items():
+        if ends & set(pool.queues) and pool.actor == LEARNER:
+            if pool.credit < held:
+                message = (
+                    f"is {pool.credit}, but the learner keeps its leases until a checkpoint: it needs at least "
+                    f"(checkpoint_every + eta + 1) * batch = {held}"
+                )
+                yield Finding("error", f"pools.{name}.credit", message)
+            if pool.replicas != 1:
+                yield Finding(
+                    "error", f"pools.{name}.replicas", f"must be 1, not {pool.replicas}: one learner owns the order"
+                )
+        rows = pool.options.get("max_sequences", 16)
+        if pool.actor == GENERATOR and isinstance(rows, int) and config.sampling.samples > rows:
+            message = f"is {config.sampling.samples}, but the engine decodes {rows} rows at once (pools.{name}.options.max_sequences)"
+            yield Finding("error", "sampling.samples", message)
+    if bound.max_in_flight < learner.batch:
+        message = f"is {bound.max_in_flight}, so that a batch of {learner.batch} groups can never come together"
+        yield Finding("error", "staleness.max_in_flight", message)
+    elif bound.max_in_flight < (bound.eta + 1) * learner.batch:
+        message = f"below (eta + 1) * batch = {(bound.eta + 1) * learner.batch}: generators will wait though eta would allow work"
+        yield Finding("warning", "staleness.max_in_flight", message)
+    if config.sampling.temperature == 0:
+        message = "is 0: all samples of a group are the same, so that nothing can be learnt from their difference"
+        yield Finding("warning", "sampling.temperature", message)
+    if config.sampling.samples < 2:
+        yield Finding("warning", "sampling.samples", "is 1: an advantage relative to the group needs at least 2")
+    if sum(1 for pool in config.pools.values() if (pool.actor or "").endswith(".feeder:Feeder") and pool.replicas) > 1:
+        yield Finding("error", "pools", "there is more than one feeder pool; one feeder owns the order of admission")
+
+
+# --------------------------------------------------------------------------------------------------------- machine
+
+
+def endpoint(config: Config) -> Findings:
+    """The hub can bind where it is asked to, and is not open to strangers."""
+    bind, keys = config.hub.bind, config.hub.keys
+    if bind == "ipc":
+        length = len(f"{tempfile.gettempdir()}/safeladder-12345678/hub")
+        if length > IPC_PATH_BYTES:
+            yield Finding(
+                "error",
+                "hub.bind",
+                f"the ipc path would have {length} bytes, at most {IPC_PATH_BYTES} work; set TMPDIR",
+            )
+    else:
+        if not is_local(bind) and keys is None:
+            yield Finding(
+                "error", "hub.keys", f"{bind} can be reached from outside: make keys with `safeladder keys DIR`"
+            )
+        yield from _port(bind)
+    if keys is not None:
+        try:
+            load_hub(Path(keys))
+            for name in worker_names(config):
+                load_worker(Path(keys), name)
+        except (KeyFileError, OSError) as error:
+            yield Finding("error", "hub.keys", str(error))
+
+
+def _port(bind: str) -> Findings:
+    host, _, port = bind.removeprefix("tcp://").rpartition(":")
+    host = host.strip("[]")
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, int(port), type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except (OSError, OverflowError) as error:
+        yield Finding("error", "hub.bind", f"cannot bind {bind}: {error}")
+
+
+def disk(config: Config) -> Findings:
+    """The run's folder can be written, and what is kept fits."""
+    folder = Path(config.run.directory).expanduser().absolute()
+    existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        yield Finding("error", "run.directory", f"{existing} cannot be written to")
+        return
+    # weights and two moments a checkpoint, one more than is kept while the newest is written; and the publications
+    needed = model_bytes(config) * (3 * (config.learner.keep_checkpoints + 1) + config.weights.keep + 1)
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        message = f"about {needed / 1e9:.1f} GB are needed for checkpoints and weights, {free / 1e9:.1f} GB are free in {existing}"
+        yield Finding("warning", "run.directory", message)
+
+
+def memory(config: Config) -> Findings:
+    """The models of all pools on the CPU fit; a simple estimate without activations and caches."""
+    copies = {GENERATOR: 1, REFERENCE: 1, LEARNER: 4}  # the learner: weights, gradients, two moments
+    pools = [pool for pool in config.pools.values() if pool.device == "cpu"]
+    needed = model_bytes(config) * sum(copies.get(pool.actor or "", 0) * pool.replicas for pool in pools)
+    free = psutil.virtual_memory().available
+    if needed > free:
+        message = (
+            f"about {needed / 1e9:.1f} GB are needed for the models of all pools, {free / 1e9:.1f} GB are available"
+        )
+        yield Finding("warning", "pools", message)
+
+
+def model_bytes(config: Config) -> int:
+    """Bytes of the policy's weights as far as they are known without loading them, else 0."""
+    if config.policy.model == "embedded":
+        return EMBEDDED_BYTES
+    folder = Path(config.policy.model).expanduser()
+    return sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else 0
+
+
+def data(config: Config) -> Findings:
+    """The task files are there."""
+    for index, source in enumerate(config.data.tasks):
+        if source != "embedded" and not Path(source).expanduser().is_file():
+            yield Finding("error", f"data.tasks[{index}]", f"there is no file {source}")
+    if not config.data.tasks:
+        yield Finding("error", "data.tasks", "is empty; `embedded` is the set that comes with the package")
+
+
+CHECKS: Final[tuple[Callable[[Config], Findings], ...]] = (
+    actors, devices, routes, capacity, endpoint, disk, memory, data,
+)  # fmt: skip
