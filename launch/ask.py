@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import uuid
 from pathlib import Path
 
 from safeladder.launch.config import ConfigError, load_resolved
 from safeladder.launch.rundir import RunDirectory
+from safeladder.launch.serve import served
 from safeladder.protocol import codec
 from safeladder.protocol import messages as m
 from safeladder.protocol.keys import load_worker
@@ -31,7 +33,29 @@ def client(run: RunDirectory, purpose: str, deadline_s: float = 10.0) -> Link:
 
 
 def ask(run: RunDirectory, question: m.Question, deadline_s: float = 180.0) -> m.Answer:
-    """Asks the searcher of a live run. Raises LinkError, AskError."""
+    """Asks the searcher of a run; one that has ended is served again for it, which takes some seconds.
+
+    Raises ConfigError, LinkError, AskError.
+    """
+    if is_live(run):
+        return ask_live(run, question, deadline_s)
+    with served(run) as serving:
+        return ask_live(serving, question, deadline_s)
+
+
+def is_live(run: RunDirectory) -> bool:
+    """Whether a launcher holds the run's lock."""
+    run.info()  # refuses what is no run
+    with run.lock.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def ask_live(run: RunDirectory, question: m.Question, deadline_s: float) -> m.Answer:
+    """One call to the queue `searcher` of a live run."""
     link = client(run, "client")
     try:
         work = codec.pack(question, id=f"question-{uuid.uuid4().hex}", route=["searcher"], lane="interactive")

@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -23,9 +24,12 @@ from safeladder.launch.config import ConfigError, load_resolved
 from safeladder.launch.rundir import RunDirectory
 from safeladder.policies.ledger import Entry, Ledger, LedgerError
 from safeladder.protocol import journal
+from safeladder.protocol.messages import Work
 
 SHOWN_IDS: Final = 10
 _STEP_FOLDER: Final = re.compile(r"step-(\d{8,})")
+_FEEDER_ID: Final = re.compile(r"\d{8,}-")
+_REQUEUED_ID: Final = re.compile(r"~\d+$")  # a dead letter that was put back: it keeps its number and comes late
 
 
 @dataclass(frozen=True)
@@ -53,12 +57,42 @@ class State(msgspec.Struct):
 
 @dataclass
 class Issued:
-    """What the journal says. `ends` maps ids to how they left the hub; a work that is in none of the sets is pending."""
+    """What the journal says of training work.
+
+    sequences: id -> order of admission, of each work whose submission is still recorded. ends: id -> how it left the hub.
+    dead: id -> why it ended before its last stop. A compacted journal keeps of a finished work its end alone.
+    """
 
     sequences: dict[str, int] = field(default_factory=dict)
     ends: dict[str, str] = field(default_factory=dict)
     dead: dict[str, str] = field(default_factory=dict)
     twice: list[str] = field(default_factory=list)
+    _other: set[str] = field(default_factory=set)
+
+    @property
+    def ids(self) -> set[str]:
+        """Everything that was issued, as far as can be told from a compacted journal: there the feeder's way of naming decides."""
+        return set(self.sequences) | {i for i in self.ends if i not in self._other and _FEEDER_ID.match(i)}
+
+    def outcome(self, *outcomes: str) -> set[str]:
+        return {identity for identity in self.ids if self.ends.get(identity) in outcomes}
+
+    @property
+    def ended_early(self) -> set[str]:
+        return {i for i in self.ids if i in self.dead or self.ends.get(i, "done") != "done"}
+
+    def note(self, record: journal.Record) -> None:
+        match record:
+            case journal.Submitted() if not _is_training(record.work):
+                self._other.add(record.id)
+            case journal.Submitted():
+                if record.id in self.sequences:
+                    self.twice.append(record.id)
+                self.sequences[record.id] = record.work.sequence
+            case journal.Finished():
+                self.ends[record.id] = record.outcome
+            case journal.Dead():
+                self.dead[record.id] = record.error
 
 
 def audit(run: RunDirectory) -> list[Rule]:
@@ -77,7 +111,7 @@ def audit(run: RunDirectory) -> list[Rule]:
         _once(history),
         *_against_journal(history, issued),
         _young(history, config.staleness.eta),
-        _ordered(history),
+        _ordered(history, issued),
         _versions(entries),
     ]
 
@@ -117,26 +151,19 @@ def newest_state(checkpoints: Path) -> State | None:
 
 
 def read_journal(path: Path) -> Issued:
-    """What was issued on the way to the learner, and how it ended. Calls, and the end of stream, are not training work."""
+    """What was issued on the way to the learner, and how it ended."""
     issued = Issued()
     for record in journal.read(path):
-        match record:
-            case journal.Submitted() if record.work.lane == "training" and record.work.reply_to is None:
-                if not _is_group(record.work.payload):
-                    continue
-                if record.id in issued.sequences:
-                    issued.twice.append(record.id)
-                issued.sequences[record.id] = record.work.sequence
-            case journal.Finished():
-                issued.ends[record.id] = record.outcome
-            case journal.Dead():
-                issued.dead[record.id] = record.error
+        issued.note(record)
     return issued
 
 
-def _is_group(payload: msgspec.Raw) -> bool:
-    kind = msgspec.msgpack.decode(payload, type=dict[str, msgspec.Raw]).get("type")
-    return kind is not None and msgspec.msgpack.decode(kind) == "group"
+def _is_training(work: Work) -> bool:
+    """Calls, evaluation and the end of the stream are not trained."""
+    if work.lane != "training" or work.reply_to is not None:
+        return False
+    kind = msgspec.msgpack.decode(work.payload, type=dict[str, msgspec.Raw]).get("type")
+    return kind is not None and msgspec.msgpack.decode(kind) in ("group", "skipped")
 
 
 # -------------------------------------------------------------------------------------------------------- the rules
@@ -169,19 +196,15 @@ def _against_journal(history: Sequence[Entry], issued: Issued | None) -> Iterato
         return
     trained = {identity for entry in history for identity in entry.ids}
     dropped = {identity for entry in history for identity in entry.dropped}
-    unknown = sorted((trained | dropped) - set(issued.sequences))
-    yield Rule(known, f"{len(issued.sequences)} issued", _named("never issued", unknown))
-    done = {identity for identity, outcome in issued.ends.items() if outcome == "done"}
-    ended = {i for i in issued.sequences if i in issued.dead or (i in issued.ends and i not in done)}
-    pending = set(issued.sequences) - set(issued.ends) - set(issued.dead) - trained - dropped
-    # the hub let it go as done, and no surviving history has it: that is a lost task
-    lost = sorted((done & set(issued.sequences)) - trained - dropped)
+    everything, ended = issued.ids, issued.ended_early
+    yield Rule(known, f"{len(everything)} issued", _named("never issued", sorted((trained | dropped) - everything)))
+    pending = everything - set(issued.ends) - set(issued.dead) - trained - dropped
+    # the hub let it go because the learner said that a checkpoint has it; if none has, it is lost
+    lost = sorted(issued.outcome("done", "skipped") - trained - dropped)
     both = sorted(trained & ended)
-    reasons = Counter(
-        issued.dead.get(identity) or issued.ends.get(identity) or "ended early" for identity in dropped | ended
-    )
+    reasons = Counter(issued.dead.get(i) or issued.ends.get(i) or "ended early" for i in dropped | ended)
     said = "".join(f", {count} for {reason.splitlines()[0][:60]!r}" for reason, count in reasons.most_common(3))
-    fact = f"{len(issued.sequences)} = {len(trained)} + {len(dropped | ended)} + {len(pending)}{said}"
+    fact = f"{len(everything)} = {len(trained)} + {len(dropped | ended)} + {len(pending)}{said}"
     yield Rule(
         balance,
         fact,
@@ -200,20 +223,23 @@ def _young(history: Sequence[Entry], eta: int) -> Rule:
     return Rule("nothing is trained too old", f"at most {max(ages.values(), default=0)}, allowed {eta}", problems)
 
 
-def _ordered(history: Sequence[Entry]) -> Rule:
-    """Trained in order of admission; the numbers missing in between are as many as were dropped."""
-    sequences = [sequence for entry in history for sequence in entry.sequences]
-    falling = [
-        f"{after} after {before}" for before, after in zip(sequences, sequences[1:], strict=False) if after <= before
-    ]
-    dropped = sum(len(entry.dropped) for entry in history)
-    missing = sorted(set(range(max(sequences, default=-1) + 1)) - set(sequences))
+def _ordered(history: Sequence[Entry], issued: Issued | None) -> Rule:
+    """Trained in order of admission; each number missing in between belongs to a task that ended early."""
+    trained = [pair for entry in history for pair in zip(entry.ids, entry.sequences, strict=True)]
+    punctual = [sequence for identity, sequence in trained if not _REQUEUED_ID.search(identity)]
+    falling = [f"{after} after {before}" for before, after in pairwise(punctual) if after <= before]
+    dropped = {identity for entry in history for identity in entry.dropped}
+    numbers = issued.sequences if issued else {}
+    ended = dropped | (issued.ended_early if issued else set())
+    explained = {numbers[identity] for identity in ended if identity in numbers}
+    missing = set(range(max(punctual, default=-1) + 1)) - {sequence for _, sequence in trained} - explained
     problems = _named("out of order", falling)
-    if len(missing) > dropped:
-        problems += _named(f"{dropped} tasks were dropped, but these sequence numbers are missing", map(str, missing))
-    return Rule(
-        "trained in order, without gaps", f"up to sequence {max(sequences, default=-1)}, {dropped} dropped", problems
-    )
+    if len(missing) > sum(
+        1 for identity in dropped if identity not in numbers
+    ):  # a dropped id whose number nobody knows
+        problems += _named("neither trained nor dropped: sequence numbers", map(str, sorted(missing)))
+    fact = f"up to sequence {max(punctual, default=-1)}, {len(dropped)} dropped"
+    return Rule("trained in order, without gaps", fact, problems)
 
 
 def _versions(entries: Sequence[Entry]) -> Rule:

@@ -105,7 +105,7 @@ def devices(config: Config) -> Findings:
 
 
 def routes(config: Config) -> Findings:
-    """Every queue on a route has a consumer, every route ends at the same one, every verifier that a reward needs is on the way."""
+    """Every queue of a route has a consumer, all end at the same one, and what a reward needs is run on the way."""
     consumers = _consumers(config)
     families = config.recipe.families
     if not families:
@@ -181,13 +181,15 @@ def capacity(config: Config) -> Findings:
                 )
         rows = pool.options.get("max_sequences", 16)
         if pool.actor == GENERATOR and isinstance(rows, int) and config.sampling.samples > rows:
-            message = f"is {config.sampling.samples}, but the engine decodes {rows} rows at once (pools.{name}.options.max_sequences)"
+            message = f"is {config.sampling.samples}, but pools.{name}.options.max_sequences allows {rows} rows"
             yield Finding("error", "sampling.samples", message)
     if bound.max_in_flight < learner.batch:
         message = f"is {bound.max_in_flight}, so that a batch of {learner.batch} groups can never come together"
         yield Finding("error", "staleness.max_in_flight", message)
     elif bound.max_in_flight < (bound.eta + 1) * learner.batch:
-        message = f"below (eta + 1) * batch = {(bound.eta + 1) * learner.batch}: generators will wait though eta would allow work"
+        message = (
+            f"is below (eta + 1) * batch = {(bound.eta + 1) * learner.batch}: pools will wait though eta allows work"
+        )
         yield Finding("warning", "staleness.max_in_flight", message)
     if config.sampling.temperature == 0:
         message = "is 0: all samples of a group are the same, so that nothing can be learnt from their difference"
@@ -250,7 +252,9 @@ def disk(config: Config) -> Findings:
     needed = model_bytes(config) * (3 * (config.learner.keep_checkpoints + 1) + config.weights.keep + 1)
     free = shutil.disk_usage(existing).free
     if needed > free:
-        message = f"about {needed / 1e9:.1f} GB are needed for checkpoints and weights, {free / 1e9:.1f} GB are free in {existing}"
+        message = (
+            f"checkpoints and weights need about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free in {existing}"
+        )
         yield Finding("warning", "run.directory", message)
 
 

@@ -43,7 +43,10 @@ class Exit:
 
 
 class Child:
-    """A started process. Must be made on the launcher's main thread: the kernel ties the parent's-death signal to that thread."""
+    """A started process.
+
+    Make it on the launcher's main thread: the kernel sends the parent's-death signal when the thread that made it ends.
+    """
 
     def __init__(self, process: Process) -> None:
         """Starts it. Raises OSError when its command cannot be run."""
@@ -107,7 +110,7 @@ def last_lines(path: Path, offset: int = 0) -> list[str]:
 
 
 def _die_with(parent: int) -> None:
-    """Runs in the new process before its command: ask the kernel for SIGKILL at the parent's death, and go if that was already."""
+    """Runs in the new process before its command: asks for SIGKILL at the parent's death, and goes if that was already."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

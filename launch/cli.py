@@ -1,4 +1,4 @@
-"""The command `safeladder`. Each subcommand imports what it needs when it runs, so that help and errors come at once."""
+"""The command `safeladder`. A subcommand imports what it needs when it runs, so that help and errors come at once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import structlog
+
 EXIT_USAGE = 2
 
 
@@ -16,8 +18,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a subcommand and returns the exit code: 0, 1 found wanting, 2 usage, 78 configuration, 130 interrupted."""
     chosen = _parser().parse_args(arguments)
     # `python -m` finds a user's own actors in the working folder; so must this process, which checks them
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
+    if (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
+    structlog.configure(  # a run's own logs go to files (launch/logs.py); what a command has to say goes to the terminal
+        wrapper_class=structlog.make_filtering_bound_logger(30), logger_factory=structlog.PrintLoggerFactory(sys.stderr)
+    )
     run: Callable[[argparse.Namespace], int] = chosen.run_command
     try:
         return run(chosen)
@@ -56,9 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("folder", metavar="RUN", type=Path)
     summary = add("summary", _summary, "show what a run came to")
     summary.add_argument("folder", metavar="RUN", type=Path)
-    ask = add("ask", _ask, "ask the searcher of a live run")
+    ask = add("ask", _ask, "ask the searcher of a run")
     ask.add_argument("text")
     ask.add_argument("--run", type=Path, required=True)
+    ask.add_argument("--candidates", type=int, default=4, help="answers that are sampled and judged")
+    ask.add_argument("--all", action="store_true", help="show every candidate with its score and label")
     dead = add("dead", _dead, "list what was set aside after failing too often, or put it back")
     dead.add_argument("folder", metavar="RUN", type=Path)
     dead.add_argument("--requeue", metavar="ID", help="put this one back, or `all`")
@@ -130,7 +137,11 @@ def _ask(chosen: argparse.Namespace) -> int:
     from safeladder.launch.rundir import RunDirectory
     from safeladder.protocol.messages import Question
 
-    print(ask(RunDirectory(chosen.run), Question(chosen.text)).text)
+    answer = ask(RunDirectory(chosen.run), Question(chosen.text, candidates=chosen.candidates))
+    print(answer.text)
+    for candidate in answer.candidates if chosen.all else []:
+        score = "not accepted" if candidate.score is None else f"{candidate.score:.3f}"
+        print(f"\n[{score}, {candidate.label or 'no label'}, version {candidate.version}] {candidate.text}")
     return 0
 
 

@@ -17,7 +17,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -63,7 +63,7 @@ def load_resolved(path: Path) -> Config:
 
 
 def save_resolved(config: Config, path: Path) -> None:
-    """Writes every value, defaults included, so that the file alone says what the run did. `load` reads it back equal."""
+    """Writes every value, defaults too, so that the file alone says what the run did. `load` reads it back equal."""
     path.write_text(to_yaml(config), encoding="utf-8")
 
 
@@ -99,7 +99,7 @@ def _mapping(text: str, origin: str) -> DictConfig:
 
 
 def _resolve(parsed: DictConfig, origin: str) -> dict[str, Any]:
-    """Interpolations carried out, except those that would copy the environment, secrets included, into the run's folder."""
+    """Carries out interpolations, but none that would copy the environment, secrets included, into the run's folder."""
     for key, value in _leaves(OmegaConf.to_container(parsed)):
         if isinstance(value, str) and "${oc.env" in value:
             raise ConfigError(f"{origin}: {key}: environment variables are not read, the run's folder keeps this file")

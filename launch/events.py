@@ -15,7 +15,7 @@ _decoder = msgspec.json.Decoder(dict[str, Any])
 class Tail:
     """Follows the files that match `pattern` in a folder; `read` gives the events that are new since the last call.
 
-    A line is read once it is whole. A line that is no JSON object (a crash tore it) is passed over and counted in `torn`.
+    A line is read once it is whole. One that is no JSON object (a crash tore it) is passed over and counted in `torn`.
     """
 
     def __init__(self, folder: Path, pattern: str = "*.jsonl", from_end: bool = False) -> None:

@@ -27,8 +27,8 @@ MALLOC = {
 class Process:
     """One process to keep alive.
 
-    name: pool/replica. server: it ends only when asked, so that an orderly end unasked is a failure. final: its orderly end ends the run (the
-    learner). stage: processes are stopped by ascending stage, the source first, the hub last.
+    name: pool/replica. server: it ends only when asked, so that an orderly end unasked is a failure. final: its orderly
+    end ends the run (the learner). stage: processes are stopped by ascending stage, the source first, the hub last.
     """
 
     name: str

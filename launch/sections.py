@@ -18,7 +18,7 @@ def _bounded(default: Any, low: float | None = None, high: float | None = None, 
 
 @dataclass
 class Run:
-    """name: the run's folder under `directory`; empty means the time of the start. seed: decides data order and sampling."""
+    """name: the run's folder under `directory`; empty: the time of the start. seed: decides data order and sampling."""
 
     name: str = ""
     directory: str = "runs"
@@ -36,7 +36,7 @@ class Restart:
 
 @dataclass
 class Hub:
-    """bind: "ipc" or "tcp://host:port". durability: what the journal keeps (`protocol/journal.py`). keys: folder of CURVE keys."""
+    """bind: "ipc" or "tcp://host:port". durability: see `protocol/journal.py`. keys: folder of CURVE keys."""
 
     bind: str = "ipc"
     durability: Literal["ids", "full", "memory"] = "ids"
@@ -61,7 +61,7 @@ class Shot:
 
 @dataclass
 class Policy:
-    """model: embedded, tiny, a folder or a hub id. prefix: assistant text that every completion continues. cache: where models are kept."""
+    """model: embedded, tiny, a folder or a hub id. prefix: text every completion continues. cache: folder of models."""
 
     model: str = "embedded"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -73,7 +73,7 @@ class Policy:
 
 @dataclass
 class Data:
-    """tasks: JSON-lines files or `embedded`. families: share of each label, empty = as found. epochs: None = endless."""
+    """tasks: JSON-lines files or `embedded`. families: share of each label, empty: as found. epochs: None: endless."""
 
     tasks: list[str] = field(default_factory=lambda: ["embedded"])
     families: dict[str, float] = field(default_factory=dict)
@@ -125,7 +125,7 @@ class Learner:
 
 @dataclass
 class Staleness:
-    """eta: how many versions old a token may be at the gradient step. max_in_flight: groups between admission and training."""
+    """eta: versions by which a token may be old at the gradient step. max_in_flight: groups between admission and it."""
 
     policy: Literal["pace"] = "pace"
     eta: int = _bounded(1, low=0)
@@ -142,7 +142,7 @@ class Weights:
 
 @dataclass
 class Term:
-    """A verifier's weight in a family's reward. optional: an abstention counts as nothing instead of leaving the sample out."""
+    """A verifier's weight in a family's reward. optional: an abstention counts as nothing and leaves the sample in."""
 
     weight: float = 1.0
     optional: bool = False
@@ -174,8 +174,9 @@ class Recipe:
 class Pool:
     """A pool of equal processes: an `actor` ("module:Class") of ours or a `command` that speaks the wire by itself.
 
-    queues: what it consumes; empty means the pool's own name. credit: works held at once by one replica. stall_s: busy without progress
-    for that long is taken for stuck. start_s: time to load. python: another interpreter. options: checked by the actor's `Options`.
+    queues: what it consumes; empty means the pool's own name. credit: works held at once by one replica. stall_s: busy
+    without progress for that long is taken for stuck. start_s: time to load. python: another interpreter. options:
+    checked by the actor's `Options`.
     """
 
     actor: str | None = None

@@ -5,9 +5,9 @@ due. A process that ends is restarted after a growing wait, within its pool's bu
 it, also not after the hub: workers say hello to its successor by themselves. A process that a hook calls stalled gets
 SIGUSR1 (it dumps its threads), SIGTERM, SIGKILL.
 
-    RUNNING    the learner ends in order -> DRAINING; a signal, `stop`, a spent budget, a configuration error -> FINISHING
+    RUNNING    the learner ends in order -> DRAINING; a signal, `stop`, a spent budget, wrong configuration -> FINISHING
     FINISHING  the learner has been asked to write a checkpoint and end; it ends, or its time is up -> DRAINING
-    DRAINING   SIGTERM stage by stage: feeder, the pools along the route, searcher, learner, hub; SIGKILL where one overstays
+    DRAINING   SIGTERM by stage: feeder, pools along the route, searcher, learner, hub; SIGKILL where one overstays
 
 Every wait has a deadline, so that each phase ends whatever the processes do. If the supervisor itself is killed, the
 guardian and the kernel's parent's-death signal end the rest.
@@ -41,7 +41,7 @@ POLL_S = 0.05  # how often to ask where the kernel has no pidfd
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds. finish: the learner's last checkpoint. drain: each stage's orderly end. dump, term: a stalled process's last chances."""
+    """Seconds for the learner's last checkpoint, for each stage's drain, for a stalled process's dump and its SIGTERM."""
 
     finish_s: float = 120.0
     drain_s: float = 30.0
@@ -102,8 +102,9 @@ class _Slot:
 class Supervisor:
     """Runs `processes` until the learner is done or somebody stops them. `run` must be called on the main thread.
 
-    on_exit: told the name of each worker that has ended, so that the hub can give its work to others. stalled: asked each second for
-    workers that make no progress, with the seconds. notice: told, in a line for the user, of restarts and failures.
+    on_exit: told the name of each worker that has ended, so that the hub can give its work to others. stalled: asked
+    each second for workers that make no progress, with the seconds. notice: given a line for the user on each restart
+    or failure.
     """
 
     def __init__(

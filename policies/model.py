@@ -246,4 +246,4 @@ def _pack_logprobs(
     logits = output.logits[0].float() / temperature
     # Cross entropy keeps one [targets, vocabulary] tensor for the backward pass; log-softmax and gather keep two.
     logprobs = -functional.cross_entropy(logits, torch.tensor(targets, device=model.device), reduction="none")
-    return list(logprobs.split([len(completion) for _, completion in sequences]))
+    return list(torch.split(logprobs, [len(completion) for _, completion in sequences]))

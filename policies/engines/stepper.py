@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -31,7 +31,11 @@ from safeladder.policies.engines.cache import BatchCache
 from safeladder.policies.engines.sampling import draw, uniform
 from safeladder.protocol.messages import LANES, Lane, Sampling
 
-UTF8_BYTES = 4  # a byte-level token may hold a quarter of a character, so a stop string spans at most this many a char
+UTF8_BYTES: Final = 4  # a byte-level token may hold a quarter of a character, so a stop string spans at most this many a char
+COUNTERS: Final = (
+    *("requests", "prompt_tokens", "generated_tokens", "steps", "swaps", "peak_rows"),
+    *("prefill_s", "decode_s", "sampling_s", "swap_s"),
+)
 
 
 @dataclass(slots=True, eq=False)
@@ -97,11 +101,7 @@ class Stepper:
         self.waiting: dict[Lane, deque[Request]] = {lane: deque() for lane in LANES}
         self.rows: list[Row] = []
         self.cache = BatchCache()
-        self.statistics = dict.fromkeys(
-            ("requests", "prompt_tokens", "generated_tokens", "steps", "swaps", "prefill_s", "decode_s", "sampling_s")
-            + ("swap_s", "peak_rows"),
-            0.0,
-        )
+        self.statistics = dict.fromkeys(COUNTERS, 0.0)
 
     # ------------------------------------------------------------------------------------------ between the steps
 

