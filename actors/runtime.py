@@ -118,12 +118,13 @@ class Runtime:
         try:
             outcomes = await self._call(actor, deliveries)
         except Reject as error:
-            for delivery in deliveries:
-                self._fail(actor, delivery, str(error), retry=False)
+            if len(deliveries) > 1:
+                await self._one_by_one(actor, deliveries)
+                return
+            self._fail(actor, deliveries[0], str(error), retry=False)
         except Exception as error:  # the process boundary: the work goes back, with what happened
-            if len(deliveries) > 1:  # one bad work must not spoil the others: each on its own
-                for delivery in deliveries:
-                    await self._handle(actor, [delivery])
+            if len(deliveries) > 1:
+                await self._one_by_one(actor, deliveries)
                 return
             detail = "".join(traceback.format_exception(error)[-3:])
             self._fail(actor, deliveries[0], f"{type(error).__name__}: {error}", retry=True, detail=detail)
@@ -135,6 +136,11 @@ class Runtime:
                 self._active.pop(delivery.lease, None)
             if not self._active:
                 self._busy_since = None
+
+    async def _one_by_one(self, actor: Actor, deliveries: list[Delivery]) -> None:
+        """One bad work must not spoil the batch: each on its own."""
+        for delivery in deliveries:
+            await self._handle(actor, [delivery])
 
     async def _call(self, actor: Actor, deliveries: list[Delivery]) -> Sequence[Outcome]:
         if inspect.iscoroutinefunction(actor.handle):

@@ -59,8 +59,8 @@ class State(msgspec.Struct):
 class Issued:
     """What the journal says of training work.
 
-    sequences: id -> order of admission, of each work whose submission is still recorded. ends: id -> how it left the hub.
-    dead: id -> why it ended before its last stop. A compacted journal keeps of a finished work its end alone.
+    sequences: id -> order of admission, where the submission is still recorded. ends: id -> how it left the hub. dead: id
+    -> why it ended before its last stop. Of a finished work, a compacted journal keeps the end alone.
     """
 
     sequences: dict[str, int] = field(default_factory=dict)
@@ -71,7 +71,7 @@ class Issued:
 
     @property
     def ids(self) -> set[str]:
-        """Everything that was issued, as far as can be told from a compacted journal: there the feeder's way of naming decides."""
+        """Everything that was issued. Where only an end is left of a work, the feeder's way of naming tells."""
         return set(self.sequences) | {i for i in self.ends if i not in self._other and _FEEDER_ID.match(i)}
 
     def outcome(self, *outcomes: str) -> set[str]:

@@ -110,7 +110,7 @@ def last_lines(path: Path, offset: int = 0) -> list[str]:
 
 
 def _die_with(parent: int) -> None:
-    """Runs in the new process before its command: asks for SIGKILL at the parent's death, and goes if that was already."""
+    """Runs in the new process before its command: asks for SIGKILL at the parent's death, and goes if it is dead."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)

@@ -68,7 +68,16 @@ def save_resolved(config: Config, path: Path) -> None:
 
 
 def to_yaml(config: Config) -> str:
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return yaml.safe_dump(_escape(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True, width=110)
+
+
+def _escape(value: Any) -> Any:
+    """Text that looks like an interpolation is text: this file is resolved."""
+    if isinstance(value, dict):
+        return {key: _escape(child) for key, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_escape(child) for child in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
 def digest(config: Config) -> str:
@@ -165,13 +174,18 @@ def _without_none(kind: Any) -> Any:
 
 def _spell_out_terms(raw: dict[str, Any]) -> dict[str, Any]:
     """`safety: 1.0` in a recipe is short for `safety: {weight: 1.0}`."""
-    families = (raw.get("recipe") or {}).get("families") or {}
-    for family in families.values() if isinstance(families, dict) else ():
-        terms = family.get("terms") if isinstance(family, dict) else None
-        for verifier, term in terms.items() if isinstance(terms, dict) else ():
+    recipe = _map(raw.get("recipe"))
+    for family in _map(recipe.get("families")).values():
+        terms = _map(_map(family).get("terms"))
+        for verifier, term in terms.items():
             if isinstance(term, (int, float)) and not isinstance(term, bool):
                 terms[verifier] = {"weight": term}
     return raw
+
+
+def _map(value: Any) -> dict[str, Any]:
+    """The value if it is a map; what stands where a map should, is refused later, by its type."""
+    return value if isinstance(value, dict) else {}
 
 
 def _out_of_bounds(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -67,16 +67,16 @@ def worker_names(config: Config) -> list[str]:
     return [*workers, "launcher/0", "client/0"]
 
 
-_OFF_ROUTE, _LEARNER, _LAST = 1000, 2000, 3000
+# The source stops first, so that nothing new is begun; then all who work on what there is, the learner, and the hub.
+_SOURCE, _WORKERS, _LEARNER, _LAST = range(4)
 
 
 def _process(config: Config, run: RunDirectory, name: str, pool: Pool, replica: int) -> Process:
     routes = [family.route for family in config.recipe.families.values() if family.route]
     queues = set(pool.queues)
-    positions = [route.index(queue) + 1 for route in routes for queue in queues if queue in route]
     final = any(route[-1] in queues for route in routes)
     source = name == "feeder" or (pool.actor or "").endswith(":Feeder")
-    stage = 0 if source else _LEARNER if final else max(positions, default=_OFF_ROUTE)
+    on_route = any(queues & set(route) for route in routes)
     environment = {**os.environ, **_defaults(config, pool.threads), **pool.env}
     if pool.command is not None:
         command = list(pool.command)
@@ -91,8 +91,8 @@ def _process(config: Config, run: RunDirectory, name: str, pool: Pool, replica: 
         environment,
         run.output(name, replica),
         pool.restart,
-        stage,
-        server=pool.command is None or bool(positions),
+        _SOURCE if source else _LEARNER if final else _WORKERS,
+        server=pool.command is None or on_route,
         final=final,
     )
 

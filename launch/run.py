@@ -103,7 +103,7 @@ def make_paths_absolute(config: Config) -> None:
 
 
 def _endpoint(config: Config) -> tuple[str, str | None]:
-    """Where the hub binds, and the folder to remove in the end. An ipc path is short (107 bytes), so not in the run's."""
+    """Where the hub binds, and the folder to remove in the end. An ipc path is 107 bytes at most: not in the run's."""
     if config.hub.bind != "ipc":
         return config.hub.bind, None
     folder = tempfile.mkdtemp(prefix="safeladder-")  # mode 0700: nobody else can connect

@@ -125,7 +125,7 @@ class Learner:
 
 @dataclass
 class Staleness:
-    """eta: versions by which a token may be old at the gradient step. max_in_flight: groups between admission and it."""
+    """eta: age in versions that a token may have when trained. max_in_flight: groups admitted and not yet trained."""
 
     policy: Literal["pace"] = "pace"
     eta: int = _bounded(1, low=0)

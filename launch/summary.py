@@ -40,7 +40,7 @@ def load(run: RunDirectory) -> dict[str, Any]:
 
 
 def compute(run: RunDirectory, outcome: Outcome, seconds: float) -> dict[str, Any]:
-    """The summary as a map. `wire.share`: the part of the processes' lifetimes spent on encoding, decoding and sockets."""
+    """The summary as a map. `wire.share`: part of the processes' lifetimes spent on encoding and sockets."""
     tail = Tail(run.path / "logs")
     events = list(tail.read())
     steps = surviving_steps(events)
@@ -65,7 +65,7 @@ def compute(run: RunDirectory, outcome: Outcome, seconds: float) -> dict[str, An
 
 
 def surviving_steps(events: Iterable[Event]) -> list[Event]:
-    """`step.completed` events in order of steps. A step that was made again after a roll-back counts as made the last time."""
+    """`step.completed` events in order of steps. A step made again after a roll-back counts as made last."""
     history: list[Event] = []
     for event in events:
         if _is_step(event):

@@ -7,7 +7,7 @@ SIGUSR1 (it dumps its threads), SIGTERM, SIGKILL.
 
     RUNNING    the learner ends in order -> DRAINING; a signal, `stop`, a spent budget, wrong configuration -> FINISHING
     FINISHING  the learner has been asked to write a checkpoint and end; it ends, or its time is up -> DRAINING
-    DRAINING   SIGTERM by stage: feeder, pools along the route, searcher, learner, hub; SIGKILL where one overstays
+    DRAINING   SIGTERM by stage: feeder, then the working pools, learner, hub; SIGKILL where one overstays
 
 Every wait has a deadline, so that each phase ends whatever the processes do. If the supervisor itself is killed, the
 guardian and the kernel's parent's-death signal end the rest.
@@ -41,7 +41,7 @@ POLL_S = 0.05  # how often to ask where the kernel has no pidfd
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds for the learner's last checkpoint, for each stage's drain, for a stalled process's dump and its SIGTERM."""
+    """Seconds for the learner's last checkpoint, each stage's drain, a stalled process's dump, and its SIGTERM."""
 
     finish_s: float = 120.0
     drain_s: float = 30.0

@@ -42,7 +42,7 @@ from safeladder.policies.objectives import (
     over_tokens,
     reference_kl,
 )
-from safeladder.policies.packing import pack
+from safeladder.policies.packing import pack_branches
 
 Value = TypeVar("Value")
 
@@ -205,8 +205,9 @@ class LearnerStep:
         """The sequences that carry a gradient, packed. Without penalty, a zero advantage carries none."""
         penalised = self.options.reference_kl > 0
         chosen = [s for s in sequences if s.length and (penalised or s.advantage != 0.0)]
-        lengths = [len(s.group.prompt_ids) + s.length - 1 for s in chosen]
-        return [[chosen[index] for index in indices] for indices in pack(lengths, self.options.token_budget)]
+        prompts = [s.group.prompt_ids.tolist() for s in chosen]
+        packs = pack_branches(prompts, [s.length - 1 for s in chosen], self.options.token_budget)
+        return [[chosen[index] for index in indices] for indices in packs]
 
     # ------------------------------------------------------------------------------------------ forward and backward
 

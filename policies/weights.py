@@ -90,6 +90,7 @@ def publish(
 ) -> Manifest:
     """Writes `weights` (a model, or tensors by name) as `version` and returns the manifest.
 
+    `base` is the version that the tensors are a difference to; None says that they are complete.
     On any failure nothing is left behind. Raises WeightsError when the version already exists, when there is no room,
     or when the directory cannot be written.
     """
@@ -165,6 +166,8 @@ def read_tensors(path: Path) -> tuple[Manifest, dict[str, Tensor]]:
     """Manifest and tensors of the publication at `path`, both verified. The tensors are mapped, not copied, and stay
     readable after the publication is retired. Raises WeightsError."""
     manifest = _verified(path)
+    if manifest.base is not None:
+        raise WeightsError(f"{path} holds a difference to version {manifest.base}, not complete weights")
     try:
         tensors: dict[str, Tensor] = load_file(path / TENSORS)
     except (OSError, SafetensorError) as error:

@@ -199,7 +199,7 @@ class Board:
         if not item.claimable and not (item.lease is not None and item.lease < token and item.parcel is None):
             return False
         if not item.stop <= stop < len(item.root.work.route):
-            return False  # the journal is further: what this worker made of the work was accepted, or the work has ended
+            return False  # the journal is further: what the worker made of it was accepted, or the work has ended
         if item.stop != stop:
             item.parcel = None  # what the worker holds is further than what the journal had
         item.claimable, item.lease, item.stop, item.attempts = False, token, stop, 1

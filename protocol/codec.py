@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from safeladder.protocol import messages as m
 
 Frame = bytes | memoryview
+BODY_MARGIN_BYTES = 4096  # a lease wraps a work in somewhat more than the submit that brought it
 Arrays = dict[str, NDArray[Any]]
 
 # bfloat16 has no numpy type: its bits travel as uint16 and whoever wants the numbers views them as such.
-_NUMPY = {
+_NUMPY: dict[str, np.dtype[Any]] = {
     "uint8": np.dtype("u1"),
     "int32": np.dtype("<i4"),
     "int64": np.dtype("<i8"),
@@ -113,6 +114,19 @@ def encode(body: m.Body, sender: str, frames: Iterable[Frame] = (), schema: str 
     return [_encoder.encode(header), _encoder.encode(body), *raw]
 
 
+def check_bounds(parts: Sequence[Frame]) -> None:
+    """Raises WireError for a message that a peer would refuse: to be asked before it is sent, and sent again, in vain."""
+    _, body, *raw = parts
+    if len(body) > m.MAX_BODY_BYTES - BODY_MARGIN_BYTES:
+        raise WireError(f"body of {len(body)} bytes, at most {m.MAX_BODY_BYTES - BODY_MARGIN_BYTES}")
+    if len(raw) > m.MAX_FRAMES:
+        raise WireError(f"{len(raw)} arrays in one message, at most {m.MAX_FRAMES}")
+    if (largest := max(map(len, raw), default=0)) > m.MAX_FRAME_BYTES:
+        raise WireError(f"an array of {largest} bytes, at most {m.MAX_FRAME_BYTES}")
+    if (size := sum(map(len, raw))) > m.MAX_MESSAGE_BYTES:
+        raise WireError(f"{size} bytes of arrays in one message, at most {m.MAX_MESSAGE_BYTES}")
+
+
 def decode_from_worker(parts: Sequence[Frame]) -> tuple[m.Header, m.FromWorker, list[Parcel]]:
     """Reads a message to the hub. Raises WireError, SchemaMismatch."""
     return _decode(parts, _from_worker)
@@ -166,10 +180,14 @@ def _deal(works: Sequence[m.Work], raw: Sequence[Frame]) -> list[Parcel]:
             raise WireError(f"work {work.id!r} stands at stop {work.stop} of a route of {len(work.route)}")
         for array, frame in zip(work.arrays, frames, strict=True):
             expected = m.DTYPES[array.dtype]
+            span = expected
             for size in array.shape:  # Python integers: no overflow, whatever the shape says
                 expected *= size
+                span *= max(size, 1)  # numpy counts so, and refuses an empty array with huge other sides
             if expected != len(frame):
                 raise WireError(f"array {array.name!r} of {work.id!r} describes {expected} bytes, has {len(frame)}")
+            if span > m.MAX_FRAME_BYTES:
+                raise WireError(f"array {array.name!r} of {work.id!r} spans {span} bytes, at most {m.MAX_FRAME_BYTES}")
         parcels.append(Parcel(work, frames))
     if position != len(raw):
         raise WireError(f"{len(raw)} raw frames for works that describe {position}")

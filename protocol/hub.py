@@ -19,12 +19,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from safeladder.protocol import codec
 from safeladder.protocol import journal as j
 from safeladder.protocol import messages as m
 from safeladder.protocol.board import Board, Item
 
 Message = list[codec.Frame]
+
+MAX_TOPICS_BYTES = m.MAX_BODY_BYTES // 4
+MAX_TOPIC_DEPTH = 32
+MAX_REMEMBERED = 100_000  # closed leases, and publications
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +65,11 @@ class Worker:
     def name(self) -> str:
         return self.hello.name
 
+    @property
+    def spare(self) -> int:
+        """Leases that it can take on. Negative after its credit was lowered."""
+        return self.credit - len(self.leases)
+
 
 @dataclass(slots=True)
 class Effects:
@@ -85,7 +96,10 @@ class HubCore:
         self.stopping = False
         self._names: dict[str, Worker] = {}
         self._holders: dict[int, tuple[Worker, str]] = {}  # lease token -> holder, work id
+        self._takers: dict[str, list[Worker]] = {}  # queue -> who works on it
         self._closed_leases: dict[int, None] = {}  # the last ones, to tell a duplicate from a stale answer
+        self._published: dict[tuple[str, str], None] = {}  # the last ones: a repetition must not undo a newer value
+        self._ticked_at = now
         self._tokens = boot << 32
         self._claims_until = now + options.adopt_grace_s if self.board.items else 0.0
         self._effects = Effects(records=[j.Booted(boot)] if options.durability != "memory" else [])
@@ -122,6 +136,8 @@ class HubCore:
 
     def tick(self, now: float) -> None:
         """Ends what is overdue and hands out what can be handed out. To be called a few times a beat."""
+        self._excuse(now - self._ticked_at)
+        self._ticked_at = now
         if self._claims_until and now >= self._claims_until:
             self._claims_until = 0.0
             self.board.unclaimed(now)
@@ -132,9 +148,23 @@ class HubCore:
             for token in [token for token, end in worker.leases.items() if now > end]:
                 self._event("lease.expired", name=worker.name, work=self._holders[token][1])
                 self._lose(token, f"lease of {worker.name} expired", now)
-        for item in [i for i in self.board.items.values() if i.deadline is not None and now > i.deadline]:
-            self._answer_call(item, None, f"deadline of {item.root.work.deadline_s} s passed at {item.queue!r}")
+        for calls in list(self.board.calls.values()):
+            for item in [item for item in calls.values() if item.deadline is not None and now > item.deadline]:
+                self._answer_call(item, None, f"deadline of {item.root.work.deadline_s} s passed at {item.queue!r}")
         self._grant(now)
+
+    def _excuse(self, gap: float) -> None:
+        """Time in which the hub itself stood still (disk full, process paused) is nobody's silence.
+
+        The signs of life of that time still wait in the socket, and not all of them are read in the next round.
+        """
+        if gap <= self.options.beat_s:
+            return
+        self._claims_until += gap if self._claims_until else 0.0
+        for worker in self.workers.values():
+            worker.heard_at = min(worker.heard_at + gap, self._ticked_at + gap)
+            for token in worker.leases:
+                worker.leases[token] += gap
 
     # ------------------------------------------------------------------------------------------------------ workers
 
@@ -157,6 +187,7 @@ class HubCore:
             for token in known.leases:
                 self._holders[token] = (worker, self._holders[token][1])
         self.workers[peer] = self._names[hello.name] = worker
+        self._index_takers()
         kept = self._settle_held(worker, hello.held, now)
         welcome = m.Welcome(
             self.boot, self.options.run, self.options.beat_s, self.options.lease_s, state=self.topics, kept=kept
@@ -186,7 +217,8 @@ class HubCore:
         self.workers.pop(worker.peer, None)
         if self._names.get(worker.name) is worker:
             del self._names[worker.name]
-        for item in [i for i in self.board.items.values() if i.root.work.reply_to == worker.name]:
+        self._index_takers()
+        for item in list(self.board.calls.get(worker.name, {}).values()):
             if item.lease in self._holders:
                 self._forget(item.lease)
             self.board.finish(item, "caller left")
@@ -319,18 +351,24 @@ class HubCore:
         """Hands out waiting works to workers with credit, the one with the most of it first."""
         if self.closed:
             return
-        for queue in list(self.board.queues()):
-            while self.board.waiting(queue) and (item := self.board.next(queue)) is not None:
-                able = [w for w in self.workers.values() if queue in w.hello.queues and len(w.leases) < w.credit]
-                if not able or item.parcel is None:
+        for queue, takers in self._takers.items():
+            while self.board.waiting(queue):
+                worker = max(takers, key=lambda taker: taker.spare)
+                item = self.board.next(queue) if worker.spare > 0 else None
+                if item is None or item.parcel is None:
                     break
-                worker = max(able, key=lambda w: w.credit - len(w.leases))
                 self._tokens += 1
                 self.board.lease(item, self._tokens)
                 self._hold(worker, self._tokens, item.id, now)
                 lease = m.Lease(self._tokens, item.parcel.work, self.options.lease_s, item.attempts)
                 self._send(worker.peer, lease, item.parcel.frames)
                 self._count("leased")
+
+    def _index_takers(self) -> None:
+        self._takers = {}
+        for worker in self.workers.values():
+            for queue in dict.fromkeys(worker.hello.queues):
+                self._takers.setdefault(queue, []).append(worker)
 
     def _answer_call(self, item: Item, answer: codec.Parcel | None, error: str | None) -> None:
         if item.lease in self._holders:
@@ -349,7 +387,7 @@ class HubCore:
         """Ends a lease for good and returns the id of its work."""
         work = self._forget(token)
         self._closed_leases[token] = None
-        if len(self._closed_leases) > 100_000:
+        if len(self._closed_leases) > MAX_REMEMBERED:
             del self._closed_leases[next(iter(self._closed_leases))]
         return work
 
@@ -361,6 +399,16 @@ class HubCore:
     # ----------------------------------------------------------------------------------------------- topics and reports
 
     def _publish(self, worker: Worker, publish: m.Publish) -> None:
+        key = (worker.hello.boot, publish.request)
+        if key in self._published:
+            self._ack(worker, publish.request, "duplicate")
+            return
+        if wrong := self._wrong_topic(publish):
+            self._ack(worker, publish.request, "refused", wrong)
+            return
+        self._published[key] = None
+        if len(self._published) > MAX_REMEMBERED:
+            del self._published[next(iter(self._published))]
         self.topics[publish.topic] = publish.value
         if self.options.durability != "memory":
             self._record([j.Topic(publish.topic, publish.value)])
@@ -368,10 +416,19 @@ class HubCore:
         for other in self.workers.values():
             self._send(other.peer, m.Notice(publish.topic, publish.value))
 
+    def _wrong_topic(self, publish: m.Publish) -> str | None:
+        """Every welcome carries the values of all topics, so together they stay far below a body's bound."""
+        if _deeper(publish.value, MAX_TOPIC_DEPTH):
+            return f"a topic's value may be nested {MAX_TOPIC_DEPTH} deep"
+        size = len(msgspec.msgpack.encode({**self.topics, publish.topic: publish.value}))
+        if size > MAX_TOPICS_BYTES:
+            return f"all topics together would have {size} bytes, at most {MAX_TOPICS_BYTES}"
+        return None
+
     def _report(self, what: str, now: float) -> dict[str, Any]:
         if what == "dead":
             return {
-                identity: {"queue": d.root.work.route[d.stop], "attempts": d.attempts, "error": d.error}
+                identity: {"queue": d.root.work.route[d.stop], "attempts": d.attempts, "error": d.error[:1000]}
                 for identity, d in self.board.dead.items()
             }
         workers = {
@@ -444,3 +501,9 @@ class HubCore:
 
     def _count(self, name: str, amount: int = 1) -> None:
         self.counters[name] = self.counters.get(name, 0) + amount
+
+
+def _deeper(value: Any, depth: int) -> bool:
+    """Whether maps and lists are nested more than `depth` deep. Looks no deeper than that."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return depth < 0 or any(_deeper(entry, depth - 1) for entry in inner if isinstance(entry, dict | list))

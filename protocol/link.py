@@ -81,7 +81,7 @@ class Silent:
 
 @dataclass(frozen=True, slots=True)
 class Complained:
-    """The hub could not read something that was sent."""
+    """The hub could not read something that was sent, or will not have us for now; the link goes on trying."""
 
     reason: str
 
@@ -92,7 +92,7 @@ Event = Welcomed | Refused | Leased | Revoked | Noticed | Settled | Replied | Si
 @dataclass(slots=True)
 class _Pending:
     body: Any
-    frames: list[codec.Frame]
+    parts: list[codec.Frame]
     sent_at: float
     tries: int = 0
 
@@ -100,7 +100,6 @@ class _Pending:
 @dataclass(slots=True)
 class _Call:
     deadline: float
-    settled: bool = False
 
 
 @dataclass(slots=True)
@@ -137,6 +136,7 @@ class LinkCore:
         return effects
 
     # ----------------------------------------------------------------------------------------------- what actors ask
+    # Requests raise WireError when they could not travel (`codec.check_bounds`).
 
     def start(self, now: float) -> None:
         self._heard_at = now
@@ -171,8 +171,8 @@ class LinkCore:
     def call(self, parcel: codec.Parcel, now: float, deadline_s: float) -> str:
         """Sends a work whose last output comes back as `Replied`. Returns the work's id."""
         work = msgspec.structs.replace(parcel.work, reply_to=self.name, deadline_s=deadline_s)
-        self._calls[work.id] = _Call(now + deadline_s)
         self.submit([codec.Parcel(work, parcel.frames)], now)
+        self._calls[work.id] = _Call(now + deadline_s)
         return work.id
 
     def set_credit(self, credit: int) -> None:
@@ -193,6 +193,12 @@ class LinkCore:
 
     # ------------------------------------------------------------------------------------------------ the shell's side
 
+    def connected(self, now: float) -> None:
+        """A connection has just come about, to this hub or to its successor: whoever is there is told who we are."""
+        if not self._over:
+            self.welcomed = False
+            self._say_hello(now)
+
     def receive(self, parts: Sequence[codec.Frame], now: float) -> None:
         """Handles one message from the hub. Raises WireError for one that cannot be read."""
         try:
@@ -206,6 +212,7 @@ class LinkCore:
                 self._on_welcome(body, now)
             case m.Refused(retry=True):
                 self._hello_at = now
+                self._emit(Complained(body.reason))
             case m.Refused():
                 self._refuse(body.reason)
             case m.Lease():
@@ -229,6 +236,10 @@ class LinkCore:
 
     def tick(self, now: float) -> None:
         """To be called a few times a beat: beats, repetitions, deadlines."""
+        for identity, call in list(self._calls.items()):
+            if now > call.deadline:
+                del self._calls[identity]
+                self._emit(Replied(identity, None, "no answer before the deadline"))
         if self._over:
             return
         if not self.welcomed and now - self._hello_at >= HELLO_S:
@@ -240,17 +251,13 @@ class LinkCore:
             for pending in self._pending.values():
                 if now - pending.sent_at >= RESEND_S * min(2**pending.tries, 8):
                     pending.sent_at, pending.tries = now, pending.tries + 1
-                    self._send(pending.body, pending.frames)
+                    self._effects.sends.append(pending.parts)
         silent_s = now - self._heard_at
         if silent_s > self.silence_s:
             self.welcomed = False  # say hello to whoever answers next
             if not self._said_silent:
                 self._said_silent = True
                 self._emit(Silent(silent_s))
-        for identity, call in list(self._calls.items()):
-            if now > call.deadline:
-                del self._calls[identity]
-                self._emit(Replied(identity, None, "no answer before the deadline"))
 
     # ---------------------------------------------------------------------------------------------------------- details
 
@@ -262,7 +269,7 @@ class LinkCore:
         self._emit(Welcomed(welcome.hub_boot, welcome.run, welcome.state))
         for pending in self._pending.values():
             pending.sent_at = now
-            self._send(pending.body, pending.frames)
+            self._effects.sends.append(pending.parts)
 
     def _on_ack(self, ack: m.Ack) -> None:
         pending = self._pending.pop(ack.request, None)
@@ -304,9 +311,11 @@ class LinkCore:
     def _request(self, body: Any, frames: list[codec.Frame], now: float) -> str:
         request = f"{self.hello.boot}.{next(self._numbers)}"
         body = msgspec.structs.replace(body, request=request)
-        self._pending[request] = _Pending(body, frames, now)
+        parts = codec.encode(body, self.name, frames)
+        codec.check_bounds(parts)
+        self._pending[request] = _Pending(body, parts, now)
         if self.welcomed:
-            self._send(body, frames)
+            self._effects.sends.append(parts)
         return request
 
     def _send(self, body: Any, frames: Sequence[codec.Frame] = ()) -> None:

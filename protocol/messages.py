@@ -440,7 +440,11 @@ def _name_schema() -> str:
 def _without_prose(schema: Any) -> Any:
     if isinstance(schema, dict):
         # a field may be called "description" as well: its schema is a map, prose is a string
-        return {key: _without_prose(value) for key, value in schema.items() if key != "description" or isinstance(value, dict)}
+        return {
+            key: _without_prose(value)
+            for key, value in schema.items()
+            if key != "description" or isinstance(value, dict)
+        }
     return [_without_prose(entry) for entry in schema] if isinstance(schema, list) else schema
 
 

@@ -283,7 +283,12 @@ class World:
     def plan(self, kind: str) -> None:
         mean = getattr(self.faults, f"{kind}_s")
         if mean > 0:
-            self.at(self.random.expovariate(1 / mean), lambda: (getattr(self, kind)(), self.plan(kind))[0])
+
+            def strike() -> None:
+                getattr(self, kind)()
+                self.plan(kind)
+
+            self.at(self.random.expovariate(1 / mean), strike)
 
     def count(self, kind: str) -> None:
         self.counts[kind] = self.counts.get(kind, 0) + 1

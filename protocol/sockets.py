@@ -130,7 +130,9 @@ def claim_ipc(endpoint: str) -> int | None:
     try:
         lock = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise EndpointError(f"cannot create {path}.lock: {error.strerror}. Choose a folder that exists and is yours") from None
+        raise EndpointError(
+            f"cannot create {path}.lock: {error.strerror}. Choose a folder that exists and is yours"
+        ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -11,6 +11,7 @@ process exits and the hub drops its leases.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import os
 import socket as system_socket
 import threading
@@ -22,6 +23,7 @@ from typing import Any, Literal
 
 import structlog
 import zmq
+from zmq.utils.monitor import recv_monitor_message
 
 from safeladder.protocol import codec, sockets
 from safeladder.protocol import link as links
@@ -29,9 +31,16 @@ from safeladder.protocol import messages as m
 from safeladder.protocol.keys import WorkerKeys
 
 Settlement = concurrent.futures.Future[dict[str, Any]]
+Answered = concurrent.futures.Future[codec.Parcel]
 Handler = Callable[[links.Event], None]
 Vitals = tuple[int, float, dict[str, float]]  # progress counter, seconds busy without progress, metrics
 TICK_MS = 50
+_PROBLEMS = {
+    int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "the hub does not know this key",
+    int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "the peer there does not speak ZeroMQ with these keys",
+    int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "the handshake failed (wrong hub key, or keys on one side only)",
+    int(zmq.EVENT_CONNECT_RETRIED): "nobody answers there",
+}
 
 
 class LinkError(RuntimeError):
@@ -47,8 +56,8 @@ class Link:
 
     `on_event` and `vitals` (what the next beat says of the role's code) are called on the transport thread.
 
-    `start` raises LinkError when no welcome comes within its deadline; everything later is repeated until it is settled or `close`
-    is called.
+    `start` raises LinkError when no welcome comes within its deadline; everything later is repeated until it is settled. A future
+    that cannot be settled any more, because the link was closed or the hub refuses us for good, fails with LinkError.
     """
 
     def __init__(
@@ -78,7 +87,10 @@ class Link:
         self._log = structlog.get_logger("link")
         self._posts: deque[Callable[[float], None]] = deque()
         self._settlements: dict[str, Settlement] = {}
-        self._calls: dict[str, concurrent.futures.Future[codec.Parcel]] = {}
+        self._calls: dict[str, Answered] = {}
+        self._unsettled: set[Settlement | Answered] = set()  # all futures that callers may be waiting for
+        self._ended: str | None = None  # why nothing can be asked any more
+        self._lock = threading.Lock()  # guards the two above
         self._welcome: concurrent.futures.Future[links.Welcomed] = concurrent.futures.Future()
         self._handshake_problem = "no answer"
         self._stop = threading.Event()
@@ -90,10 +102,13 @@ class Link:
     # ------------------------------------------------------------------------------------------------------- life
 
     def start(self, deadline_s: float = 30.0) -> links.Welcomed:
-        """Connects and says hello. Raises LinkError after `deadline_s`, with what went wrong."""
+        """Connects and says hello. Raises LinkError when refused or after `deadline_s`, with what went wrong; nothing is left then."""
         self._thread.start()
         try:
             return self._welcome.result(deadline_s)
+        except LinkError:
+            self.close()
+            raise
         except concurrent.futures.TimeoutError:
             self.close()
             raise LinkError(
@@ -103,17 +118,20 @@ class Link:
     def close(self, reason: str = "", deadline_s: float = 5.0) -> None:
         """Waits until what was asked for is settled (at most `deadline_s`), says good-bye and ends the thread."""
         end = time.monotonic() + deadline_s
+        inside = threading.current_thread() is self._thread
         if reason:
-            for future in list(self._settlements.values()):
-                concurrent.futures.wait([future], timeout=max(0.0, end - time.monotonic()))
+            if not inside:
+                with self._lock:
+                    waiting: list[concurrent.futures.Future[Any]] = list(self._unsettled)
+                concurrent.futures.wait(waiting, timeout=max(0.0, end - time.monotonic()))
             self._post(lambda now: self._core.leave(reason))
         self._stop.set()
         self._wake()
-        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+        if self._thread.ident is None:
+            self._close_pipe()  # never started: the thread will not do it
+        elif self._thread.is_alive() and not inside:
             self._thread.join(deadline_s)
-        for future in [*self._settlements.values(), *self._calls.values()]:
-            if not future.done():
-                future.set_exception(LinkError(f"the link of {self.name} was closed"))
+        self._abandon(f"the link of {self.name} was closed")
 
     # ------------------------------------------------------------------------------------------------------ requests
 
@@ -141,14 +159,17 @@ class Link:
     def command(self, what: Literal["requeue", "exited", "close", "stop"], argument: str | None = None) -> Settlement:
         return self._ask(lambda now: self._core.command(what, argument, now))
 
-    def call(self, parcel: codec.Parcel, deadline_s: float) -> concurrent.futures.Future[codec.Parcel]:
+    def call(self, parcel: codec.Parcel, deadline_s: float) -> Answered:
         """Sends a work whose last output comes back. The future fails with CallError, at the latest at the deadline."""
-        future: concurrent.futures.Future[codec.Parcel] = concurrent.futures.Future()
+        future: Answered = concurrent.futures.Future()
 
         def post(now: float) -> None:
-            self._calls[self._core.call(parcel, now, deadline_s)] = future
+            try:
+                self._calls[self._core.call(parcel, now, deadline_s)] = future
+            except codec.WireError as error:
+                _settle(future, LinkError(f"{self.name} cannot send this: {error}"))
 
-        self._post(post)
+        self._expect(future, post)
         return future
 
     def set_credit(self, credit: int) -> None:
@@ -160,10 +181,31 @@ class Link:
         future: Settlement = concurrent.futures.Future()
 
         def post(now: float) -> None:
-            self._settlements[request(now)] = future
+            try:
+                self._settlements[request(now)] = future
+            except codec.WireError as error:
+                _settle(future, LinkError(f"{self.name} cannot send this: {error}"))
 
-        self._post(post)
+        self._expect(future, post)
         return future
+
+    def _expect(self, future: Settlement | Answered, post: Callable[[float], None]) -> None:
+        with self._lock:
+            if self._ended is None:
+                self._unsettled.add(future)
+            else:
+                future.set_exception(LinkError(self._ended))
+                return
+        future.add_done_callback(self._unsettled.discard)
+        self._post(post)
+
+    def _abandon(self, why: str) -> None:
+        """Nothing will be settled any more: whoever waits is told so, and whoever asks from now on too."""
+        with self._lock:
+            self._ended = self._ended or why
+            left = list(self._unsettled)
+        for future in left:
+            _settle(future, LinkError(why))
 
     def _post(self, post: Callable[[float], None]) -> None:
         self._posts.append(post)
@@ -172,10 +214,8 @@ class Link:
     def _wake(self) -> None:
         with self._wake_lock:
             if not self._wake_in.closed:
-                try:
+                with contextlib.suppress(zmq.Again):  # enough wake-ups are on their way
                     self._wake_in.send(b"", zmq.NOBLOCK)
-                except zmq.Again:
-                    pass  # enough wake-ups are on their way
 
     def _run(self) -> None:
         identity = f"{self.name}|{self.boot}".encode()
@@ -194,7 +234,7 @@ class Link:
                     while self._wake_out.poll(0):
                         self._wake_out.recv()
                 if monitor in ready:
-                    self._watch(monitor)
+                    self._watch(monitor, time.monotonic())
                 now = time.monotonic()
                 while self._posts:
                     self._posts.popleft()(now)
@@ -210,10 +250,14 @@ class Link:
             socket.disable_monitor()
             monitor.close(linger=0)  # else the context waits for it for ever
             socket.close(linger=1000)
-            with self._wake_lock:
-                self._wake_in.close()
-            self._wake_out.close()
-            self._context.term()
+            self._close_pipe()
+            self._abandon(f"the link of {self.name} was closed")
+
+    def _close_pipe(self) -> None:
+        with self._wake_lock:
+            self._wake_in.close()
+        self._wake_out.close()
+        self._context.term()
 
     def _receive(self, socket: zmq.Socket[Any], now: float) -> None:
         for _ in range(64):
@@ -242,15 +286,12 @@ class Link:
     def _handle(self, event: links.Event) -> None:
         match event:
             case links.Settled():
-                if (settlement := self._settlements.pop(event.request, None)) and not settlement.cancelled():
-                    settlement.set_result(event.value)
+                if (settlement := self._settlements.pop(event.request, None)) is not None:
+                    _settle(settlement, event.value)
                 return
             case links.Replied():
-                if (call := self._calls.pop(event.call, None)) and not call.cancelled():
-                    if event.parcel is not None:
-                        call.set_result(event.parcel)
-                    else:
-                        call.set_exception(CallError(event.error or "no answer"))
+                if (call := self._calls.pop(event.call, None)) is not None:
+                    _settle(call, event.parcel if event.parcel is not None else CallError(event.error or "no answer"))
                 return
             case links.Welcomed():
                 self.state.update(event.state)
@@ -259,29 +300,36 @@ class Link:
                     self._welcome.set_result(event)
             case links.Refused():
                 self._log.error("hub.refused", reason=event.reason)
+                problem = f"the hub refused {self.name}: {event.reason}"
                 if not self._welcome.done():
-                    self._welcome.set_exception(LinkError(f"the hub refused {self.name}: {event.reason}"))
+                    self._welcome.set_exception(LinkError(problem))
+                self._abandon(problem)
             case links.Noticed():
                 self.state[event.topic] = event.value
             case links.Silent():
                 self._log.warning("hub.silent", seconds=round(event.seconds, 1))
             case links.Complained():
+                self._handshake_problem = event.reason
                 self._log.warning("hub.complained", reason=event.reason)
             case links.Leased() | links.Revoked():
                 pass
         self._on_event(event)
 
-    def _watch(self, monitor: zmq.Socket[Any]) -> None:
-        from zmq.utils.monitor import recv_monitor_message
-
+    def _watch(self, monitor: zmq.Socket[Any], now: float) -> None:
         while monitor.poll(0):
             event = recv_monitor_message(monitor)["event"]
-            problem = {
-                zmq.EVENT_HANDSHAKE_FAILED_AUTH: "the hub does not know this key",
-                zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "the peer there does not speak ZeroMQ with these keys",
-                zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "the handshake failed (wrong hub key, or keys on one side only)",
-                zmq.EVENT_CONNECT_RETRIED: "nobody answers there",
-            }.get(event)
+            if event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._core.connected(now)  # at once, and not with the next beat
+            problem = _PROBLEMS.get(int(event))
             if problem and problem != self._handshake_problem:
                 self._handshake_problem = problem
                 self._log.warning("connection.failed", endpoint=self.endpoint, reason=problem)
+
+
+def _settle(future: concurrent.futures.Future[Any], outcome: Any) -> None:
+    """Ends a future with a value or an error. The first end stands: its caller may have cancelled it in this moment."""
+    with contextlib.suppress(concurrent.futures.InvalidStateError):
+        if isinstance(outcome, LinkError):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)

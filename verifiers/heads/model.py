@@ -20,7 +20,12 @@ from safeladder.verifiers.heads.encoder import WIDTH
 from safeladder.verifiers.heads.ngrams import BUCKETS
 
 # What each head reads. `both`: prompt and answer, and how they relate.
-READS: Final[Mapping[str, str]] = {"prompt_harm": "prompt", "answer_harm": "both", "refusal": "answer", "warning": "answer"}
+READS: Final[Mapping[str, str]] = {
+    "prompt_harm": "prompt",
+    "answer_harm": "both",
+    "refusal": "answer",
+    "warning": "answer",
+}
 FILE: Final = Path(__file__).with_name("safety.safetensors")
 _HIDDEN = 32
 
@@ -82,7 +87,9 @@ class Heads(nn.Module):
 def load(path: Path = FILE) -> tuple[Heads, dict[str, str]]:
     """The trained heads and the file's metadata (`version` among it). Raises HeadsError."""
     if not path.is_file():
-        raise HeadsError(f"no heads at {path}: train them with `python -m safeladder.verifiers.heads.train`, or reinstall")
+        raise HeadsError(
+            f"no heads at {path}: train them with `python -m safeladder.verifiers.heads.train`, or reinstall"
+        )
     with safe_open(path, framework="pt") as file:
         metadata = dict(file.metadata() or {})
         tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a mapping

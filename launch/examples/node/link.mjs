@@ -101,6 +101,7 @@ function tick() {
 
 function leave(code, event, reason) {
   log(code ? "error" : "info", event, { reason, held: held.size, handled });
+  if (code) console.error(reason); // the supervisor reports the last line of a failed process
   send({ type: "bye", reason }); // what we hold goes back to its queue, and no attempt is counted
   socket.close(); // what was sent still goes out, for at most `linger` milliseconds
   process.exit(code);
