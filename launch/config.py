@@ -45,7 +45,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for key, message in unknown_keys(raw, Config):
         raise ConfigError(f"{origin}: {key}: {message}")
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), _spell_out_terms(raw)))
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), _escape(_spell_out_terms(raw))))
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
         raise ConfigError(f"{origin}: {key}{str(error).splitlines()[0]}") from None
@@ -72,7 +72,7 @@ def to_yaml(config: Config) -> str:
 
 
 def _escape(value: Any) -> Any:
-    """Text that looks like an interpolation is text: this file is resolved."""
+    """What looks like an interpolation once all are carried out is text, and must be read as such."""
     if isinstance(value, dict):
         return {key: _escape(child) for key, child in value.items()}
     if isinstance(value, (list, tuple)):

@@ -134,21 +134,20 @@ class Board:
             return self.finish(item, reason)
         records: list[j.Record] = []
         if self._durable(item):
-            records.append(j.Dead(item.id, item.stop, item.attempts, reason, kept=item.id in self.dead))
-        self._leave(item)
-        self._replace_by_tombstone(item, reason)
-        self._wait(item, now)
+            records.append(j.Dead(item.id, item.stop, item.attempts, reason, kept=False))
+        self._bury(item, reason, now)
         return records
 
     def set_aside(self, item: Item, error: str, now: float) -> list[j.Record]:
         """Too many attempts: a dead letter, and the end of the route is told."""
         self.dead[item.id] = DeadLetter(item.root, item.stop, item.attempts, error)
+        records: list[j.Record] = []
+        if self._durable(item):
+            records.append(j.Dead(item.id, item.stop, item.attempts, error))
         if item.last_stop:
-            records: list[j.Record] = []
-            if self._durable(item):
-                records.append(j.Dead(item.id, item.stop, item.attempts, error))
             return records + self.finish(item, f"dead: {error}")
-        return self.end_early(item, f"dead: {error}", now)
+        self._bury(item, f"dead: {error}", now)
+        return records
 
     def requeue(self, identity: str, now: float) -> tuple[str, list[j.Record]]:
         """Puts a dead letter back at its first stop, as a work of a new id (its old one is accounted for as skipped)."""
@@ -272,6 +271,11 @@ class Board:
         if item.lease is None and not item.claimable:
             self._queues[item.queue].waiting -= 1
 
+    def _bury(self, item: Item, reason: str, now: float) -> None:
+        self._leave(item)
+        self._replace_by_tombstone(item, reason)
+        self._wait(item, now)
+
     def _replace_by_tombstone(self, item: Item, reason: str) -> None:
         work = item.root.work
         last = len(work.route) - 1
@@ -289,4 +293,4 @@ class Board:
     def _restore_dead(self, item: Item, record: j.Dead) -> None:
         if record.kept:
             self.dead[item.id] = DeadLetter(item.root, record.stop, record.attempts, record.error)
-        self._replace_by_tombstone(item, record.error)
+        self._replace_by_tombstone(item, f"dead: {record.error}" if record.kept else record.error)

@@ -1,0 +1,98 @@
+"""Whole runs through real processes: what a user is promised of a run, clean, under faults, and interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import transformers
+from running import Running, safeladder
+
+ROLES = ("generator", "learner", "hub", "rules", "feeder", "reference", "searcher")
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Running:
+    with Running(tmp_path_factory.mktemp("clean")) as running:
+        assert running.wait() == 0, running.said()
+        return running
+
+
+def test_a_clean_run_makes_every_step_within_the_staleness_bound(clean: Running) -> None:
+    summary = clean.summary()
+    assert summary["exit"] == {"code": 0, "reason": "done"}
+    assert summary["steps"] == summary["versions_published"] == 6
+    assert summary["staleness"]["max"] <= 1
+    assert summary["restarts"] == 0
+    assert {record["name"].split("/")[0] for record in summary["processes"]} == set(ROLES)
+    assert all(step["reward_mean"] is not None for step in summary["per_step"])
+
+
+def test_a_clean_run_passes_its_audit(clean: Running) -> None:
+    audit = clean.audit()
+    assert audit.returncode == 0, audit.stdout
+
+
+def test_a_run_admits_no_more_than_it_trains(clean: Running) -> None:
+    assert clean.events("feeder", "groups.admitted")[-1]["cursor"] == 6 * 2
+
+
+def test_the_last_checkpoint_opens_in_transformers_alone(clean: Running) -> None:
+    model = transformers.AutoModelForCausalLM.from_pretrained(clean.run.checkpoints / "step-00000006")
+    assert model.config.vocab_size > 0
+
+
+def test_a_finished_run_answers_questions_with_its_checkpoint(clean: Running) -> None:
+    answer = safeladder("ask", "What is 2 + 2?", "--run", str(clean.run.path), "--all")
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.count("version") == 4  # every candidate is shown with the weights that wrote it
+
+
+def test_a_second_launcher_on_a_run_is_refused(tmp_path: Path) -> None:
+    with Running(tmp_path, "learner.steps=1000") as running:
+        running.until(lambda: bool(running.events("hub", "process.started")))
+        second = safeladder("launch", "--resume", str(running.run.path))
+        assert second.returncode != 0
+        assert "another launcher" in second.stderr
+
+
+def test_every_role_may_be_killed_once_and_every_task_is_trained_once(tmp_path: Path) -> None:
+    with Running(tmp_path, "learner.steps=20") as running:
+        for role in ROLES:
+            before = running.steps
+            running.until(lambda before=before: running.steps > before)  # type: ignore[misc]
+            running.kill(role)
+        assert running.wait() == 0, running.said()
+        summary = running.summary()
+        assert summary["restarts"] == len(ROLES)
+        assert summary["steps"] == 20
+        assert summary["staleness"]["max"] <= 1
+        audit = running.audit()
+        assert audit.returncode == 0, audit.stdout
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
+    with Running(tmp_path, "learner.steps=500", "learner.checkpoint_every=50", "pools.learner.credit=200") as running:
+        running.until(lambda: running.steps >= 3)
+        running.interrupt()
+        assert running.wait() == 130, running.said()
+        made = running.summary()["steps"]
+        assert running.audit().returncode == 0, running.audit().stdout
+    with Running(tmp_path, f"learner.steps={made + 4}", resume=running.run.path) as resumed:
+        assert resumed.wait() == 0, resumed.said()
+        steps = [event["step"] for event in resumed.events("learner", "step.completed")]
+        assert steps == list(range(1, made + 5))  # none made again: the interrupted run had committed its last one
+        audit = resumed.audit()
+        assert audit.returncode == 0, audit.stdout
+
+
+def test_a_finite_data_set_ends_the_run_with_every_task_trained(tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks.jsonl"
+    tasks.write_text(
+        "".join(f'{{"id": "t{n}", "label": "normal", "prompt": "Say {n}.", "reference": null}}\n' for n in range(5))
+    )
+    with Running(tmp_path, f"data.tasks=[{tasks}]", "data.epochs=1", "learner.steps=100") as running:
+        assert running.wait() == 0, running.said()
+        assert running.summary()["steps"] == 3  # batches of 2, 2 and 1
+        audit = running.audit()
+        assert audit.returncode == 0, audit.stdout
