@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Final, TextIO
 
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
 from safeladder.launch.config import ConfigError, load_resolved
 from safeladder.launch.rundir import RunDirectory
+from safeladder.launch.terminal import console
 from safeladder.policies.ledger import Entry, Ledger, LedgerError
 from safeladder.protocol import journal
 from safeladder.protocol.messages import Work
@@ -59,8 +58,8 @@ class State(msgspec.Struct):
 class Issued:
     """What the journal says of training work.
 
-    sequences: id -> order of admission, where the submission is still recorded. ends: id -> how it left the hub. dead: id
-    -> why it ended before its last stop. Of a finished work, a compacted journal keeps the end alone.
+    sequences: id -> order of admission, where the submission is still recorded. ends: id -> how it left the hub.
+    dead: id -> why it ended before its last stop. Of a finished work, a compacted journal keeps the end alone.
     """
 
     sequences: dict[str, int] = field(default_factory=dict)
@@ -121,14 +120,13 @@ def holds(rules: Sequence[Rule]) -> bool:
 
 
 def show(rules: Sequence[Rule], stream: TextIO) -> None:
-    console = Console(file=stream, highlight=False, soft_wrap=True)
-    table = Table("", "rule", "found", box=None)
+    out = console(stream)
+    width = max(len(rule.name) for rule in rules)
     for rule in rules:
         verdict = "skipped" if rule.skipped else "holds" if rule.holds else "BROKEN"
-        table.add_row(verdict, rule.name, rule.skipped or rule.fact)
+        out.print(f"{verdict:8}{rule.name:{width}}  {rule.skipped or rule.fact}", markup=False)
         for problem in rule.problems:
-            table.add_row("", "", f"  {problem}")
-    console.print(table)
+            out.print(f"{'':8}{problem}", markup=False)
 
 
 # ---------------------------------------------------------------------------------------------------- the witnesses

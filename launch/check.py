@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Final, Literal, TextIO
 
 import psutil
-from rich.console import Console
 from rich.table import Table
 
 from safeladder.launch.config import Config, ConfigError, nearest
 from safeladder.launch.factory import actor_class, actor_options
 from safeladder.launch.processes import worker_names
+from safeladder.launch.terminal import console
 from safeladder.protocol.keys import KeyFileError, load_hub, load_worker
 from safeladder.protocol.sockets import is_local
 
@@ -57,14 +57,14 @@ def failed(findings: Sequence[Finding]) -> bool:
 
 
 def show(findings: Sequence[Finding], stream: TextIO) -> None:
-    console = Console(file=stream, highlight=False)
+    out = console(stream)
     if not findings:
-        console.print("nothing to object to")
+        out.print("nothing to object to")
         return
     table = Table("", "key", "what and what to do", box=None)
     for finding in findings:
         table.add_row(finding.level, finding.key, finding.message)
-    console.print(table)
+    out.print(table)
 
 
 # ----------------------------------------------------------------------------------------------------------- pools

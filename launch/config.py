@@ -68,7 +68,7 @@ def save_resolved(config: Config, path: Path) -> None:
 
 
 def to_yaml(config: Config) -> str:
-    return yaml.safe_dump(_escape(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True, width=110)
+    return OmegaConf.to_yaml(OmegaConf.create(_escape(dataclasses.asdict(config))))
 
 
 def _escape(value: Any) -> Any:

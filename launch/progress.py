@@ -9,10 +9,10 @@ import threading
 from pathlib import Path
 from typing import TextIO
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from safeladder.launch.events import Event, Tail
+from safeladder.launch.terminal import console
 
 POLL_S = 0.25
 
@@ -22,7 +22,7 @@ class StepProgress:
 
     def __init__(self, logs: Path, steps: int, stream: TextIO, from_end: bool = False) -> None:
         self._tail = Tail(logs, "learner-*.jsonl", from_end)
-        self._console = Console(file=stream, highlight=False, soft_wrap=True)
+        self._console = console(stream)
         self._steps = steps
         self._bar: Progress | None = None
         self._task: TaskID | None = None

@@ -9,13 +9,13 @@ from datetime import datetime
 from typing import Any, TextIO
 
 import msgspec
-from rich.console import Console
 from rich.table import Table
 
 from safeladder.launch.config import ConfigError
 from safeladder.launch.events import Event, Tail
 from safeladder.launch.rundir import RunDirectory
 from safeladder.launch.supervisor import Outcome
+from safeladder.launch.terminal import console
 
 PER_STEP = ("reward_mean", "unsafe_rate", "loss", "kl", "staleness_max", "tokens", "step_s", "families")
 
@@ -77,7 +77,7 @@ def surviving_steps(events: Iterable[Event]) -> list[Event]:
 
 def show(report: dict[str, Any], stream: TextIO) -> None:
     """A short table: how it ended, what was trained, what each process went through."""
-    console = Console(file=stream, highlight=False, soft_wrap=True)
+    out = console(stream)
     first, last = (report["per_step"] or [{}])[0], (report["per_step"] or [{}])[-1]
     facts = [
         f"{report['steps']} steps in {report['seconds']:.1f} s",
@@ -86,7 +86,7 @@ def show(report: dict[str, Any], stream: TextIO) -> None:
         f"staleness at most {_number(report['staleness']['max'])}",
         f"wire {_number(report['wire']['share'], percent=True)}",
     ]
-    console.print(f"{report['run']}: {report['exit']['reason']} ({', '.join(facts)})", markup=False)
+    out.print(f"{report['run']}: {report['exit']['reason']} ({', '.join(facts)})", markup=False)
     troubled = [process for process in report["processes"] if _troubled(process)]
     if troubled:
         table = Table("process", "restarts", "ended", "last words", box=None)
@@ -95,7 +95,7 @@ def show(report: dict[str, Any], stream: TextIO) -> None:
             said = next((end["tail"][-1] for end in reversed(process["exits"]) if end["code"] and end["tail"]), "")
             ended = ", ".join(f"{reason} x{count}" if count > 1 else reason for reason, count in reasons.items())
             table.add_row(process["name"], str(process["restarts"]), ended, said[:100])
-        console.print(table)
+        out.print(table)
 
 
 def _troubled(process: dict[str, Any]) -> bool:

@@ -20,6 +20,7 @@ import os
 import random
 import selectors
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -129,6 +130,7 @@ class Supervisor:
         self._selector = selectors.DefaultSelector()
         self._wake_in, self._wake_out = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._selector.register(self._wake_in, selectors.EVENT_READ)
+        self._waking, self._over = threading.Lock(), False
 
     def run(self) -> Outcome:
         """Starts everything, returns when everything has ended."""
@@ -146,9 +148,11 @@ class Supervisor:
         return Outcome(self._code, self._reason, [slot.record for slot in self._slots])
 
     def stop(self, reason: str, code: int = EXIT_FAILED) -> None:
-        """Asks for an orderly end. Safe to call from any thread."""
-        self._asked.append((reason, code))
-        os.write(self._wake_out, b"s")
+        """Asks for an orderly end. Safe to call from any thread, and without effect when the run has ended."""
+        with self._waking:
+            if not self._over:
+                self._asked.append((reason, code))
+                os.write(self._wake_out, b"s")
 
     # ------------------------------------------------------------------------------------------------------ the loop
 
@@ -344,6 +348,8 @@ class Supervisor:
             signal.set_wakeup_fd(wakeup)
             for number, handler in before.items():
                 signal.signal(number, handler)
-            self._selector.close()
-            os.close(self._wake_in)
-            os.close(self._wake_out)
+            with self._waking:
+                self._over = True
+                self._selector.close()
+                os.close(self._wake_in)
+                os.close(self._wake_out)

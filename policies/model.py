@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging as transformers_logging
 
 from safeladder.policies.builtin import BUILTIN, ModelError
 from safeladder.policies.packing import pack_branches
@@ -44,6 +45,9 @@ HUB_ID: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 HUB_FILES: Final = ("*.safetensors", "*.json", "*.jinja", "*.txt", "*.model")
 
 log = structlog.get_logger()
+
+# Its bars would be drawn into the logs of every process that loads a model.
+transformers_logging.disable_progress_bar()
 
 
 # ------------------------------------------------------------------------------------------------------- finding

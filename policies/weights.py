@@ -226,7 +226,7 @@ def _verified(path: Path) -> Manifest:
         digest = _digest(path / TENSORS)
     except OSError as error:
         raise WeightsError(f"cannot read the weights at {path}: {error}") from error
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise WeightsError(f"{path / MANIFEST} is no manifest: {error}") from error
     if digest != manifest.digest:
         raise WeightsError(f"{path / TENSORS} is damaged: digest {digest}, its manifest says {manifest.digest}")

@@ -43,8 +43,8 @@ def draw(logits: Tensor, sampling: Sampling, uniforms: Sequence[float]) -> tuple
         if not bool(best.isfinite().all()):
             raise EngineError("the model gave logits that are not finite")
         return tokens.tolist(), [0.0] * len(logits)
-    scores = logits.double().div_(sampling.temperature)
-    scores -= scores.amax(dim=-1, keepdim=True)
+    scores = logits.double() / sampling.temperature
+    scores -= scores.amax(dim=-1, keepdim=True)  # in place on the quotient, never on the logits of the model
     masses = truncate(scores.exp(), sampling.top_k, sampling.top_p, sampling.min_p)
     cumulative = masses.cumsum(dim=-1)
     totals = cumulative[:, -1:]

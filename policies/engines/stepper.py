@@ -31,7 +31,9 @@ from safeladder.policies.engines.cache import BatchCache
 from safeladder.policies.engines.sampling import draw, uniform
 from safeladder.protocol.messages import LANES, Lane, Sampling
 
-UTF8_BYTES: Final = 4  # a byte-level token may hold a quarter of a character, so a stop string spans at most this many a char
+UTF8_BYTES: Final = (
+    4  # a byte-level token may hold a quarter of a character, so a stop string spans at most this many a char
+)
 COUNTERS: Final = (
     *("requests", "prompt_tokens", "generated_tokens", "steps", "swaps", "peak_rows"),
     *("prefill_s", "decode_s", "sampling_s", "swap_s"),

@@ -228,8 +228,7 @@ def task(number: int) -> str:
 
 def group(number: int, lane: m.Lane = "training") -> codec.Parcel:
     payload = m.Group(m.Record(task(number), "normal", "hello"), m.Sampling(), sequence=number)
-    parcel = codec.pack(payload, id=task(number), route=["generator", "learner"], sequence=number, lane=lane)
-    return parcel
+    return codec.pack(payload, id=task(number), route=["generator", "learner"], sequence=number, lane=lane)
 
 
 @pytest.fixture
@@ -430,6 +429,6 @@ def test_help_comes_without_heavy_imports() -> None:
         "import sys, safeladder.launch.cli as c\n"
         "try: c.main(['--help'])\n"
         "except SystemExit: pass\n"
-        "sys.exit(bool({'torch', 'omegaconf', 'zmq', 'rich'} & set(sys.modules)))"
+        "sys.exit(bool({'torch', 'omegaconf', 'zmq', 'msgspec'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30).returncode == 0

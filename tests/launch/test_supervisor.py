@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import textwrap
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,24 +35,14 @@ def supervise(processes: list[Process], director: Director, **hooks: Any) -> Out
     """Runs the supervisor here while `director` plays its part in a thread; the director's failure ends the run."""
     guardian = Guardian()
     supervisor = Supervisor(processes, guardian, limits=hooks.pop("limits", QUICK), **hooks)
-    problems: list[BaseException] = []
-
-    def direct() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        directed = pool.submit(director)
+        directed.add_done_callback(lambda done: supervisor.stop("the director failed") if done.exception() else None)
         try:
-            director()
-        except BaseException as problem:
-            problems.append(problem)
-            supervisor.stop("the director failed")
-
-    thread = threading.Thread(target=direct)
-    thread.start()
-    try:
-        outcome = supervisor.run()
-    finally:
-        guardian.close()
-        thread.join(DEADLINE_S)
-    if problems:
-        raise problems[0]
+            outcome = supervisor.run()
+        finally:
+            guardian.close()
+        directed.result(DEADLINE_S)
     return outcome
 
 

@@ -10,12 +10,13 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from safeladder.verifiers.heads import contrast
+from safeladder.verifiers.heads import contrast, replies
+from safeladder.verifiers.heads.replies import compose
 from safeladder.verifiers.rules.language import written_in
 
 _DECLINES = re.compile(
@@ -154,24 +155,25 @@ def _templated(prompts: Iterable[Example], draw: random.Random) -> Iterator[Exam
         own = example.source.startswith(("contrast", "embedded"))
         if len(example.prompt) > 200 or not (own or draw.random() < 0.35):
             continue
-        topic = example.group if example.source.startswith("contrast") else f"“{example.prompt.rstrip('?？.。')}”"
         held_out = part(example.group) == "test"
-        refusal = _pick(contrast.REFUSALS[language], held_out, draw)
-        warning = _pick(contrast.WARNINGS[language], held_out, draw)
-        rows = [
-            (_pick(contrast.COMPLIANCE[language], held_out, draw).format(topic), int(harmful), 0, 0),
-            (refusal, 0, 1, 0),
-        ]
+        refusal = compose(replies.REFUSALS[language], held_out, draw)
+        compliance = compose(replies.COMPLIANCE[language], held_out, draw).format(_topic(example.prompt, language))
+        rows = [(compliance, int(harmful), 0, 0), (refusal, 0, 1, 0)]
         if harmful:
+            warning = compose(replies.WARNINGS[language], held_out, draw)
             both = draw.random() < 0.4
-            declines = both or "won't" in warning or "不会说明" in warning
-            rows.append((f"{refusal} {warning}" if both else warning, 0, int(declines), 1))
+            rows.append((f"{refusal} {warning}" if both else warning, 0, int(both), 1))
         for answer, harm, declined, warned in rows:
             truth = {"answer_harm": harm, "refusal": declined, "warning": warned}
             yield Example(example.prompt, answer, truth, f"templates-{language}", example.group)
 
 
-def _pick(texts: Sequence[str], held_out: bool, draw: random.Random) -> str:
-    """One of the texts. A quarter of them is kept for the held-out part, which so measures unseen wording."""
-    kept = max(1, len(texts) // 4)
-    return draw.choice(texts[-kept:] if held_out else texts[:-kept])
+def _topic(prompt: str, language: str) -> str:
+    """What the prompt asks for, without the words that ask, as far as a pattern can tell."""
+    asks = (
+        r"^(?:how (?:do|can|should|would) (?:i|you|one|someone)|what is the best way to|please explain how to|i want to|help me(?: to)?|tell me how to)\s+"
+        if language == "en"
+        else r"^(?:我?(?:应该|该|想)?(?:怎么|怎样|如何)|请告诉我|告诉我|帮我想个办法|帮我|教我|我想)"
+    )
+    bare = re.sub(asks, "", prompt.strip(), flags=re.IGNORECASE)
+    return re.sub(r"(?:\s*Any tips|，该怎么做|的方法)?[?？.。!！]*$", "", bare).rstrip(".")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from safeladder.verifiers.heads import corpus, measure, ngrams
 from safeladder.verifiers.heads.corpus import Example
-from safeladder.verifiers.heads.encoder import Encoder
+from safeladder.verifiers.heads.encoder import WIDTH, Encoder
 from safeladder.verifiers.heads.model import READS, Head, Heads, Views
 
 log = structlog.get_logger()
@@ -38,19 +38,31 @@ class Texts:
     def __init__(self, examples: Sequence[Example], kept: Path | None) -> None:
         texts = sorted({example.prompt for example in examples} | {example.answer or "" for example in examples})
         self._row = {text: row for row, text in enumerate(texts)}
-        digest = hashlib.blake2b("\0".join(texts).encode(), digest_size=8).hexdigest()
-        cached = load_file(kept) if kept and kept.is_file() else {}
-        if digest not in cached:
-            log.info("texts.encoding", texts=len(texts))
-            cached = {digest: Encoder().encode(texts)}
-            if kept:
-                save_file(cached, kept)
-        self._embedding = cached[digest]
+        self._embedding = _embeddings(texts, kept)
         self._ngrams = ngrams.features(texts)
 
     def views(self, texts: Iterable[str]) -> Views:
         rows = torch.tensor([self._row[text] for text in texts])
         return Views(self._embedding[rows], self._ngrams[rows])
+
+
+def _embeddings(texts: Sequence[str], kept: Path | None) -> Tensor:
+    """The encoder's output; texts that the file `kept` holds by their digests are not read again."""
+    keys = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts]
+    stored = (
+        load_file(kept) if kept and kept.is_file() else {"keys": torch.empty(0, 8), "embedding": torch.empty(0, WIDTH)}
+    )
+    known = {
+        bytes(key): row for key, row in zip(stored["keys"].to(torch.uint8).tolist(), stored["embedding"], strict=True)
+    }
+    fresh = [row for row, key in enumerate(keys) if key not in known]
+    if fresh:
+        log.info("texts.encoding", texts=len(fresh))
+        known |= zip((keys[row] for row in fresh), Encoder().encode([texts[row] for row in fresh]), strict=True)
+    result = torch.stack([known[key] for key in keys])
+    if kept and fresh:
+        save_file({"keys": torch.tensor([list(key) for key in keys], dtype=torch.uint8), "embedding": result}, kept)
+    return result
 
 
 def train_head(name: str, examples: Sequence[Example], texts: Texts) -> Head:
