@@ -197,9 +197,9 @@ def completion_logprobs(
     """ln p(completion token | everything before it) for each (prompt_ids, completion_ids) pair, in the order given.
 
     Returns float32 tensors [len(completion)], each <= 0, of softmax(logits / temperature) in float32. Sequences are
-    packed without padding, at most `token_budget` tokens a forward (a longer one travels alone); completions of one prompt
-    that follow each other share its computation, gradients included. With gradients enabled the result carries them; the graphs of all packs are then alive together, so a learner that accumulates
-    calls this pack by pack.
+    packed without padding, at most `token_budget` tokens a forward (a longer one travels alone); completions of one
+    prompt that follow each other share its computation, gradients included. With gradients enabled the result carries
+    them; the graphs of all packs are then alive together, so a learner that accumulates calls this pack by pack.
 
     Raises ValueError for an empty prompt (its first token would have nothing to be conditioned on) and for a
     temperature that is not positive.

@@ -326,6 +326,7 @@ class HubCore:
         if fail.retry or fail.restart or fail.returned:
             forgive = fail.returned or fail.restart
             self._lose(fail.lease, fail.error, now, forgive=forgive, restart=fail.restart)
+            self._remember(fail.lease)
         else:
             self._close(fail.lease)
             self._give_up(item, fail.error, now)
@@ -333,7 +334,7 @@ class HubCore:
 
     def _lose(self, token: int, reason: str, now: float, forgive: bool = False, restart: bool = False) -> None:
         """A lease ends without an answer: the work waits again, or is set aside after its last attempt."""
-        item = self.board.items[self._close(token)]
+        item = self.board.items[self._forget(token)]  # and not `_close`: a late answer is stale, no duplicate
         if not forgive and item.attempts >= self.options.max_attempts:
             self._give_up(item, reason, now)
         else:
@@ -384,12 +385,14 @@ class HubCore:
         self._holders[token] = (worker, work)
 
     def _close(self, token: int) -> str:
-        """Ends a lease for good and returns the id of its work."""
-        work = self._forget(token)
+        """Ends a lease that its holder has answered and returns the id of its work."""
+        self._remember(token)
+        return self._forget(token)
+
+    def _remember(self, token: int) -> None:
         self._closed_leases[token] = None
         if len(self._closed_leases) > MAX_REMEMBERED:
             del self._closed_leases[next(iter(self._closed_leases))]
-        return work
 
     def _forget(self, token: int) -> str:
         worker, work = self._holders.pop(token)

@@ -33,7 +33,7 @@ ROUTE = ["generator", "verifier", "learner"]
 class Faults:
     """How often things go wrong, as the mean number of seconds between two faults of a kind (0: never)."""
 
-    kill_hub_s: float = 60.0
+    kill_hub_s: float = 20.0
     kill_worker_s: float = 15.0
     pause_worker_s: float = 30.0
     cut_s: float = 20.0
@@ -44,9 +44,13 @@ class Faults:
 
 @dataclass
 class Disk:
-    """What survives a crash: the hub's records, the learner's checkpoint."""
+    """What survives a crash: the hub's records, the source's cursor, the learner's checkpoint.
+
+    The cursor matters to the proof: a source that began anew would submit again whatever the hub had lost, and hide it.
+    """
 
     records: list[j.Record] = field(default_factory=list)
+    submitted: set[str] = field(default_factory=set)
     trained: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     total: int = 0
@@ -83,7 +87,6 @@ class Worker:
         hello = m.Hello(self.name, self.boot, queues, credit, self.role, collects=self.role == "learner")
         self.link = links.LinkCore(hello, silence_s=5.0)
         self.link.start(self.world.now)
-        self.submitted: set[str] = set()
         self.open: dict[str, set[int]] = {}
         self.held: dict[str, int] = {}  # the learner: id -> lease
         self.values: dict[str, int] = {}
@@ -99,7 +102,7 @@ class Worker:
     def feed(self) -> None:
         """Submits what has not been acknowledged, in slices."""
         world = self.world
-        missing = [n for n in range(world.works) if f"w{n}" not in self.submitted][:5]
+        missing = [n for n in range(world.works) if f"w{n}" not in self.disk.submitted][:5]
         if missing and not self.open:
             parcels = [
                 codec.pack(m.Document("task"), {"n": np.array([n], np.int64)}, id=f"w{n}", route=ROUTE, sequence=n)
@@ -112,7 +115,7 @@ class Worker:
     def on(self, event: links.Event) -> None:
         match event:
             case links.Settled() if event.request in self.open:
-                self.submitted |= {f"w{n}" for n in self.open.pop(event.request)}
+                self.disk.submitted |= {f"w{n}" for n in self.open.pop(event.request)}
             case links.Leased() if self.role in ("generator", "verifier"):
                 self.world.later(self.world.random.expovariate(2.0), self, lambda: self.serve(event))
             case links.Leased() if self.role == "learner":

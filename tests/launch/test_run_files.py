@@ -432,3 +432,18 @@ def test_help_comes_without_heavy_imports() -> None:
         "sys.exit(bool({'torch', 'omegaconf', 'zmq', 'msgspec'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=30).returncode == 0
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_progress_on_a_terminal_is_a_bar_that_counts_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    write_log(tmp_path, "learner-0.jsonl", [step(1), step(2)])
+    out = Terminal()
+    progress = StepProgress(tmp_path, 3, out)
+    progress.notice("rules/0 ended (exit 1); restart 1 in 0.5 s")
+    progress.close()
+    assert "2/3" in out.getvalue() and "restart 1" in out.getvalue() and "reward 0.500" in out.getvalue()

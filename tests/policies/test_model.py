@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from safeladder.policies import model as models
 from safeladder.policies.builtin import tiny_tokenizer
 from safeladder.policies.model import ModelError, completion_logprobs, encode_prompt
@@ -68,9 +69,16 @@ def test_packed_scores_equal_those_of_each_sequence_alone(tiny, sequences, tempe
                 torch.testing.assert_close(score, one_by_one(model, prompt, completion, temperature), atol=1e-4, rtol=0)
 
 
-def test_packed_gradients_equal_those_of_each_sequence_alone(tiny):
+@pytest.mark.parametrize(
+    "sequences",
+    [
+        [([5, 9, 30], [7, 8]), ([100], [4]), ([40] * 9, [3, 200, 17, 2])],
+        [([5, 9, 30], [7, 8]), ([5, 9, 30], [7, 4, 4]), ([5, 9, 30], [9]), ([40] * 9, [3]), ([40] * 9, [3, 8, 17])],
+    ],
+    ids=["prompts of their own", "shared prompts"],
+)
+def test_packed_gradients_equal_those_of_each_sequence_alone(tiny, sequences):
     model, _ = tiny
-    sequences = [([5, 9, 30], [7, 8]), ([100], [4]), ([40] * 9, [3, 200, 17, 2])]
 
     def gradients(scores):
         model.zero_grad()
@@ -177,7 +185,7 @@ def test_the_cache_respects_the_users_choice(monkeypatch, tmp_path):
 
 
 def test_what_cannot_be_found_is_refused_with_what_was_tried(tmp_path, monkeypatch):
-    with pytest.raises(ModelError, match="embedded.*tiny.*no local folder.*no hub id"):
+    with pytest.raises(ModelError, match=r"embedded.*tiny.*no local folder.*no hub id"):
         models.resolve("smollm")
     with pytest.raises(ModelError, match=r"holds no config\.json"):
         models.resolve(str(tmp_path))

@@ -14,10 +14,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from torch import nn
+
 from safeladder.policies import model as models
 from safeladder.policies import weights
 from safeladder.policies.weights import WeightsError, distinct, folder, load_into, publish, read, read_tensors, retire
-from torch import nn
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.uint8)
 

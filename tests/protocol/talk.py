@@ -31,6 +31,7 @@ class Talk:
         self.inbox: dict[bytes, list[tuple[Any, list[codec.Parcel]]]] = {}
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.boot = 0
+        self.peers: list[Peer] = []
         self.restart()
 
     def restart(self) -> None:
@@ -63,6 +64,8 @@ class Talk:
                     peer.beat()
             self.hub.tick(self.now)
             self.flush()
+        for peer in self.peers:
+            peer.look()
 
     def join(self, name: str, *queues: str, credit: int = 1, **hello: Any) -> Peer:
         peer = Peer(self, name, queues, credit, **hello)
@@ -85,9 +88,11 @@ class Peer:
         self.parcels: dict[int, codec.Parcel] = {}
         self.heard: list[Any] = []
         self.numbers = itertools.count(1)
+        talk.peers.append(self)
 
     def say(self, body: Any, parcels: tuple[codec.Parcel, ...] | list[codec.Parcel] = ()) -> list[Any]:
-        """Sends a body; returns what came for this peer since the last look."""
+        """Sends a body; returns what came for this peer in answer."""
+        self.look()
         frames = [frame for parcel in parcels for frame in parcel.frames]
         self.talk.deliver(self.peer, codec.encode(body, self.name, frames), self.user)
         return self.look()

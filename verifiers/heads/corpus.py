@@ -171,7 +171,8 @@ def _templated(prompts: Iterable[Example], draw: random.Random) -> Iterator[Exam
 def _topic(prompt: str, language: str) -> str:
     """What the prompt asks for, without the words that ask, as far as a pattern can tell."""
     asks = (
-        r"^(?:how (?:do|can|should|would) (?:i|you|one|someone)|what is the best way to|please explain how to|i want to|help me(?: to)?|tell me how to)\s+"
+        r"^(?:how (?:do|can|should|would) (?:i|you|one|someone)|what is the best way to|please explain how to|i want to|"
+        r"help me(?: to)?|tell me how to)\s+"
         if language == "en"
         else r"^(?:我?(?:应该|该|想)?(?:怎么|怎样|如何)|请告诉我|告诉我|帮我想个办法|帮我|教我|我想)"
     )
