@@ -21,7 +21,7 @@ from safeladder.launch.config import ConfigError, load_resolved
 from safeladder.launch.factory import actor_class, actor_options
 from safeladder.launch.rundir import RunDirectory
 from safeladder.protocol.keys import KeyFileError, load_worker
-from safeladder.protocol.transport import Link, LinkError
+from safeladder.protocol.transport import Link, LinkError, LinkRefused
 
 EXIT_CONFIGURATION = 78
 
@@ -40,7 +40,7 @@ def main() -> int:
     log = logs.configure(run.path.name, chosen.pool, chosen.replica, run.log(chosen.pool, chosen.replica))
     try:
         return asyncio.run(_serve(run, chosen.pool, name, log))
-    except (ConfigError, KeyFileError) as error:
+    except (ConfigError, KeyFileError, LinkRefused) as error:
         log.error("process.failed", error=str(error), kind="configuration")
         print(error, file=sys.stderr)
         return EXIT_CONFIGURATION

@@ -13,9 +13,10 @@ from typing import Any
 import msgspec
 
 from safeladder.actors.actor import Actor, Delivery
+from safeladder.launch.config import ConfigError
 from safeladder.protocol import messages as m
 from safeladder.verifiers.contract import Item, Verifier, run
-from safeladder.verifiers.registry import create
+from safeladder.verifiers.registry import BadOptions, UnknownVerifier, create
 
 
 class VerifierPool(Actor):
@@ -32,9 +33,12 @@ class VerifierPool(Actor):
         tries: int = 2
 
     async def start(self) -> None:
-        self._verifiers: list[Verifier] = [
-            create(name, options or {}) for name, options in self.options.verifiers.items()
-        ]
+        try:
+            self._verifiers: list[Verifier] = [
+                create(name, options or {}) for name, options in self.options.verifiers.items()
+            ]
+        except (UnknownVerifier, BadOptions) as error:
+            raise ConfigError(f"pools.{self.context.name.partition('/')[0]}.options.verifiers: {error}") from error
 
     def handle(self, delivery: Delivery) -> m.Group:
         group = delivery.group

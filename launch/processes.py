@@ -104,6 +104,7 @@ def _defaults(config: Config, threads: int) -> dict[str, str]:
         "MKL_NUM_THREADS": str(threads),
         "OMP_WAIT_POLICY": "PASSIVE",  # waiting threads must not take the cores of the other processes
         "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # bars of libraries would hide the last words of a process that failed
         "PYTHONUNBUFFERED": "1",
         **MALLOC,
     }

@@ -35,7 +35,11 @@ MAX_REMEMBERED = 100_000  # closed leases, and publications
 
 @dataclass(frozen=True, slots=True)
 class HubOptions:
-    """Times in seconds. `silence_s` should be some beats long, `lease_s` longer than `silence_s`."""
+    """Times in seconds. `silence_s` should be some beats long, `lease_s` longer than `silence_s`.
+
+    `adopt_grace_s`: how long a restarted hub hands out nothing that somebody may still hold; longer than a worker takes to
+    connect again (`sockets.RECONNECT_MS` at most).
+    """
 
     run: str = "run"
     durability: j.Durability = "ids"
@@ -487,7 +491,11 @@ class HubCore:
 
     def _reject(self, peer: bytes, why: str, answer: m.Refused | m.Problem) -> None:
         self._count(f"rejected_{why}")
-        self._event("message.rejected", why=why, reason=answer.reason, peer=peer.hex()[:64])
+        count = self.counters[f"rejected_{why}"]
+        if (
+            count & (count - 1) == 0
+        ):  # the first, second, fourth, ...: a peer gone mad must not fill the disk with log lines
+            self._event("message.rejected", why=why, count=count, reason=answer.reason, peer=peer.hex()[:64])
         self._send(peer, answer)
 
     def _ack(self, worker: Worker, request: str, status: str, detail: str = "") -> None:

@@ -21,6 +21,7 @@ from safeladder.protocol import messages as m
 from safeladder.protocol.keys import HubKeys, WorkerKeys
 
 MAX_IPC_PATH_BYTES = 107
+RECONNECT_MS = (100, 2000)  # the first pause and the longest
 HIGH_WATER_MARK = 10_000  # messages; works are bounded by credit, the rest is small
 
 
@@ -102,8 +103,8 @@ def _common(socket: zmq.Socket[Any]) -> None:
         zmq.HEARTBEAT_IVL: 2000,
         zmq.HEARTBEAT_TIMEOUT: 10_000,
         zmq.HEARTBEAT_TTL: 10_000,
-        zmq.RECONNECT_IVL: 100,
-        zmq.RECONNECT_IVL_MAX: 2000,
+        zmq.RECONNECT_IVL: RECONNECT_MS[0],
+        zmq.RECONNECT_IVL_MAX: RECONNECT_MS[1],
         zmq.TCP_KEEPALIVE: 1,
         zmq.TCP_KEEPALIVE_IDLE: 30,
         zmq.TCP_KEEPALIVE_INTVL: 10,

@@ -39,12 +39,16 @@ _PROBLEMS = {
     int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "the hub does not know this key",
     int(zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL): "the peer there does not speak ZeroMQ with these keys",
     int(zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL): "the handshake failed (wrong hub key, or keys on one side only)",
-    int(zmq.EVENT_CONNECT_RETRIED): "nobody answers there",
+    int(zmq.EVENT_CLOSED): "nobody answers there",  # and not EVENT_CONNECT_RETRIED: that follows a failed handshake too
 }
 
 
 class LinkError(RuntimeError):
     """The hub cannot be reached, refused us, or did not settle a request in time."""
+
+
+class LinkRefused(LinkError):
+    """The hub will not have this worker (its schema, its name or its key); trying again would not help."""
 
 
 class CallError(LinkError):

@@ -107,9 +107,9 @@ def understood(body: Any, parcels: list[codec.Parcel]) -> Any:
         payload, arrays = codec.unpack(parcel)
         described = {name: {"dtype": str(array.dtype), "values": array.tolist()} for name, array in arrays.items()}
         read.append({"payload": msgspec.to_builtins(payload), "arrays": described})
-    plain = msgspec.to_builtins(body)
-    for holder in (plain, *plain.get("works", []), *plain.get("outputs", []), plain.get("work") or {}):
-        holder.pop("payload", None)  # raw bytes; `read` has them decoded
+    plain = msgpack.unpackb(msgspec.msgpack.encode(body), strict_map_key=False)  # works carry raw payloads
+    for holder in (*plain.get("works", []), *plain.get("outputs", []), plain.get("work") or {}):
+        holder.pop("payload", None)  # stands in `read`, as its type reads it
     return json.loads(json.dumps({"kind": type(body).__name__, "body": plain, "works": read}))
 
 
