@@ -13,7 +13,7 @@ credit. A plain function runs in one worker thread, one at a time; with `batch` 
 called, with up to that many deliveries.
 
 The base (`actors/runtime.py`) owns leases, handing on, beats, progress, drain and stop. An exception gives the work back to be
-tried again; after `hub.max_attempts` it becomes a dead letter. `Reject` sets it aside at once.
+tried again; after `hub.max_attempts` it becomes a dead letter. `Reject` sets it aside at once, `Postpone` gives it back uncounted.
 """
 
 from __future__ import annotations
@@ -34,6 +34,10 @@ from safeladder.protocol.transport import Link
 
 class Reject(Exception):
     """This work can never be handled: it becomes a dead letter without another try."""
+
+
+class Postpone(Exception):
+    """Not now, through no fault of the work: it goes back to its queue and the attempt does not count."""
 
 
 class ActorError(RuntimeError):

@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from safeladder.actors.actor import Actor, ActorError, Delivery, Output
+from safeladder.actors.actor import Actor, ActorError, Delivery, Output, Postpone
 from safeladder.protocol import messages as m
 
 
@@ -136,8 +136,12 @@ class Generator(Actor):
         self._engine.abort(delivery.id)
 
     async def _recent_enough(self, version: int) -> None:
-        async with asyncio.timeout(self.options.version_wait_s), self._version_changed:
-            await self._version_changed.wait_for(lambda: self._engine.version >= version)
+        try:
+            async with asyncio.timeout(self.options.version_wait_s), self._version_changed:
+                await self._version_changed.wait_for(lambda: self._engine.version >= version)
+        except TimeoutError:
+            waited_s = self.options.version_wait_s
+            raise Postpone(f"version {version} did not come in {waited_s} s, this engine has {self._engine.version}") from None
 
     async def stop(self) -> None:
         await self._engine.stop()

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from weakref import WeakValueDictionary
 
-from safeladder.actors.actor import Actor, Context, Delivery, Ended, Keep, Outcome, Output, Reject
+from safeladder.actors.actor import Actor, Context, Delivery, Ended, Keep, Outcome, Output, Postpone, Reject
 from safeladder.protocol import codec
 from safeladder.protocol import link as links
 
@@ -122,6 +122,10 @@ class Runtime:
                 await self._one_by_one(actor, deliveries)
                 return
             self._fail(actor, deliveries[0], str(error), retry=False)
+        except Postpone as reason:
+            for delivery in deliveries:
+                actor.log.info("work.postponed", id=delivery.id, reason=str(reason))
+                delivery.give_back(str(reason))
         except Exception as error:  # the process boundary: the work goes back, with what happened
             if len(deliveries) > 1:
                 await self._one_by_one(actor, deliveries)
