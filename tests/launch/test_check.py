@@ -45,7 +45,7 @@ def test_the_embedded_file_is_sound() -> None:
             "recipe.families.normal.costs.unsafe",
             "'toxicity'",
         ),
-        (["pools.learner.credit=27"], "pools.learner.credit", "= 28"),
+        (["pools.learner.credit=23"], "pools.learner.credit", "= 24"),
         (["pools.learner.replicas=2"], "pools.learner.replicas", "must be 1"),
         (["staleness.max_in_flight=3"], "staleness.max_in_flight", "can never come together"),
         (["sampling.samples=17"], "sampling.samples", "allows 16 rows"),
