@@ -141,7 +141,9 @@ class Generator(Actor):
                 await self._version_changed.wait_for(lambda: self._engine.version >= version)
         except TimeoutError:
             waited_s = self.options.version_wait_s
-            raise Postpone(f"version {version} did not come in {waited_s} s, this engine has {self._engine.version}") from None
+            raise Postpone(
+                f"version {version} did not come in {waited_s} s, this engine has {self._engine.version}"
+            ) from None
 
     async def stop(self) -> None:
         await self._engine.stop()
