@@ -71,7 +71,7 @@ class Serving:
             place.endpoint, "mine/0", ["mine"], on_event=self.runtime.on_event, vitals=self.runtime.vitals, role="mine"
         )
         pool = Pool(actor="x:X", credit=credit, queues=["mine"])
-        context = Context("mine/0", pool, Config(), Path("."), link)
+        context = Context("mine/0", pool, Config(), Path(), link)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run(context, kind)))
 
     async def _run(self, context: Context, kind: type[Actor]) -> None:

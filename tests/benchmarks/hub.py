@@ -4,8 +4,9 @@
 
 A producer process submits works with one array of 1 KB, 50 KB or 1 MB, a worker process leases each and says done, the hub stands
 between them in a process of its own, with its journal off (memory), with ids, and with every hop (full). The baseline is a PUSH / PULL
-pair of processes that moves the same bytes once and promises nothing. Latency is of one submission at a time, until the hub has
-acknowledged it, which with a journal means that it is on disk. With run directories as arguments it also prints the share of a training step that those runs spent on the wire.
+pair of processes that moves the same bytes once and promises nothing. Latency is of one submission at a time, until the hub
+has acknowledged it, which with a journal means that it is on disk. With run directories as arguments it also prints the share
+of a training step that those runs spent on the wire.
 """
 
 from __future__ import annotations
