@@ -234,6 +234,11 @@ class LinkCore:
             case m.Problem():
                 self._emit(Complained(body.reason))
 
+    def not_sent(self, now: float) -> None:
+        """Nothing could be sent, because there is no connection yet: the next hello follows soon."""
+        if not self.welcomed:
+            self._hello_at = now - HELLO_S + 0.1
+
     def tick(self, now: float) -> None:
         """To be called a few times a beat: beats, repetitions, deadlines."""
         for identity, call in list(self._calls.items()):

@@ -282,7 +282,8 @@ class Link:
                 socket.send_multipart(parts, zmq.NOBLOCK, copy=False)
                 self.sent_bytes += sum(len(part) for part in parts)
             except zmq.Again:
-                break  # not connected: hello and repetitions come later by themselves
+                self._core.not_sent(time.monotonic())  # not connected yet; repetitions come later by themselves
+                break
         for event in effects.events:
             self._handle(event)
         return bool(effects.sends)

@@ -190,7 +190,7 @@ def test_a_second_worker_of_a_live_name_learns_why_it_cannot_join(endpoint: str,
     live = joined(endpoint, "generator/0")
     refused = pytest.raises(LinkError, match="the name 'generator/0' belongs to a live worker")
     with serving(endpoint, journal, silence_s=60.0), live, refused:
-        Link(endpoint, "generator/0").start(0.8)
+        Link(endpoint, "generator/0").start(3.0)
 
 
 def test_a_call_ends_no_later_than_its_deadline(endpoint: str, journal: Path) -> None:
