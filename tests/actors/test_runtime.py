@@ -188,8 +188,10 @@ class Batched(Actor):
 
     batch = 4
     sizes: list[int] = []  # noqa: RUF012
+    gate = threading.Event()
 
     def handle_batch(self, deliveries: Sequence[Delivery]) -> list[m.Document]:
+        Batched.gate.wait(DEADLINE_S)
         Batched.sizes.append(len(deliveries))
         if any(d.payload == m.Document("bad") for d in deliveries):
             raise ValueError("a bad one")
@@ -197,16 +199,20 @@ class Batched(Actor):
 
 
 def test_one_bad_work_does_not_spoil_its_batch(place: Place) -> None:
-    calls = [place.call(kind) for kind in ("good", "bad", "good", "good")]
-    place.until(lambda: place.client.query("status").result(DEADLINE_S)["waiting"].get("mine") == 4)
-    with Serving(place, Batched, credit=4):
+    with Serving(place, Batched, credit=5) as serving:
+        first = place.call("first")  # held at the gate while the others gather behind it
+        place.until(lambda: len(serving.runtime._active) == 1)
+        calls = [place.call(kind) for kind in ("good", "bad", "good", "good")]
+        place.until(lambda: serving.runtime._waiting.qsize() == 4)
+        Batched.gate.set()
+        assert codec.unpack(first.result(DEADLINE_S))[0] == m.Document("good")
         for index, call in enumerate(calls):
             if index == 1:
                 with pytest.raises(CallError, match="a bad one"):
                     call.result(DEADLINE_S)
             else:
                 assert codec.unpack(call.result(DEADLINE_S))[0] == m.Document("good")
-    assert max(Batched.sizes) > 1
+    assert Batched.sizes[:6] == [1, 4, 1, 1, 1, 1]
 
 
 def test_a_stopping_worker_returns_what_it_holds_without_an_attempt(place: Place) -> None:
