@@ -40,7 +40,7 @@ class Reference(Actor):
         """A group is scored by itself: what it is scored with must not show in the last bits of the result."""
         import torch
 
-        from safeladder.policies.model import completion_logprobs
+        from safeladder.policies.scoring import completion_logprobs
 
         group, arrays = delivery.group, delivery.arrays
         prompt = arrays["prompt_ids"].tolist()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class TrainingGroup:
-    """One prompt and its K completions, as the learner assembled them. P prompt tokens, n_k tokens of completion k."""
+    """One prompt and its K completions, as the learner assembled them. P prompt tokens, n_k tokens of completion k.
+
+    kept: False where an environment wrote the token (search results, a user's edit): it is read by the model and stands in
+    no loss, statistic or length. channels: weighted terms of the reward, NaN where a sample has none. costs: NaN where
+    unknown. qualified: well formed, right and safe. values: of a critic, the return expected before each token.
+    """
 
     id: str
     prompt_ids: NDArray[np.int32]  # [P]
@@ -22,6 +27,12 @@ class TrainingGroup:
     rewards: NDArray[np.float64]  # [K]; not read where invalid
     valid: NDArray[np.bool_]  # [K]
     reference: list[NDArray[np.float32]] | None = None  # K of [n_k]
+    kept: list[NDArray[np.bool_]] | None = None  # K of [n_k]; None: all
+    channels: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)  # each [K]
+    costs: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)  # each [K]
+    thought_lengths: NDArray[np.int64] | None = None  # [K] kept tokens of the thought
+    qualified: NDArray[np.bool_] | None = None  # [K]
+    values: list[NDArray[np.float32]] | None = None  # K of [n_k]
 
     def __post_init__(self) -> None:
         count = len(self.completion_ids)
@@ -30,12 +41,41 @@ class TrainingGroup:
             "behaviour": self.behaviour,
             "versions": self.versions,
             "reference": self.reference,
+            "kept": self.kept,
+            "values": self.values,
         }
         for name, column in columns.items():
             if column is not None and [len(values) for values in column] != lengths:
                 raise ValueError(f"group {self.id}: {name} does not have the lengths of the completions, {lengths}")
-        if self.rewards.shape != (count,) or self.valid.shape != (count,):
-            raise ValueError(f"group {self.id}: rewards and valid must be [{count}], one entry a completion")
+        entries = {"rewards": self.rewards, "valid": self.valid, **self.channels, **self.costs}
+        optional = {"thought_lengths": self.thought_lengths, "qualified": self.qualified}
+        for name, entry in {**entries, **optional}.items():
+            if entry is not None and entry.shape != (count,):
+                raise ValueError(f"group {self.id}: {name} must be [{count}], one entry a completion")
+
+    @classmethod
+    def supervised(
+        cls, id: str, prompt_ids: Sequence[int], completion_ids: Sequence[int], kept: Sequence[bool] | None = None
+    ) -> TrainingGroup:
+        """A demonstration: one completion that nobody sampled, for the objective "sft" with the advantage "ones".
+
+        Behaviour is left at 0, which no supervised option reads; `kept` masks tokens that are not to be learned.
+        """
+        tokens = np.asarray(completion_ids, np.int32)
+        return cls(
+            id=id,
+            prompt_ids=np.asarray(prompt_ids, np.int32),
+            completion_ids=[tokens],
+            behaviour=[np.zeros(len(tokens), np.float32)],
+            versions=[np.zeros(len(tokens), np.int32)],
+            rewards=np.ones(1),
+            valid=np.ones(1, np.bool_),
+            kept=None if kept is None else [np.asarray(kept, np.bool_)],
+        )
+
+    def kept_of(self, sample: int) -> NDArray[np.bool_]:
+        """[n_k], which tokens of a completion are the policy's own."""
+        return np.ones(len(self.completion_ids[sample]), np.bool_) if self.kept is None else self.kept[sample]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""How a policy is held: found by name, loaded, spoken to through its chat template, and scored.
+"""How a policy is held: found by name, loaded, and spoken to through its chat template.
 
 Everything here works on a plain folder of safetensors, config and tokenizer, which is also what a checkpoint is. Any
 causal language model of `transformers` 5 with attention in every layer will do.
@@ -14,23 +14,18 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import structlog
 import torch
-from torch import Tensor
-from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from safeladder.policies.builtin import BUILTIN, ModelError
-from safeladder.policies.packing import pack_branches
 
 __all__ = [
     "ModelError",
-    "completion_logprobs",
     "default_cache",
     "encode_prompt",
     "load",
@@ -183,109 +178,3 @@ def encode_prompt(
     # The template has written every special token already, so the tokenizer must not add its own.
     ids: list[int] = tokenizer(text + prefix, add_special_tokens=False)["input_ids"]
     return ids
-
-
-# ------------------------------------------------------------------------------------------------------- scoring
-
-
-def completion_logprobs(
-    model: PreTrainedModel,
-    sequences: Sequence[tuple[Sequence[int], Sequence[int]]],
-    temperature: float = 1.0,
-    token_budget: int = 1024,
-) -> list[Tensor]:
-    """ln p(completion token | everything before it) for each (prompt_ids, completion_ids) pair, in the order given.
-
-    Returns float32 tensors [len(completion)], each <= 0, of softmax(logits / temperature) in float32. Sequences are
-    packed without padding, at most `token_budget` tokens a forward (a longer one travels alone); completions of one
-    prompt that follow each other share its computation, gradients included. With gradients enabled the result carries
-    them; the graphs of all packs are then alive together, so a learner that accumulates calls this pack by pack.
-
-    Raises ValueError for an empty prompt (its first token would have nothing to be conditioned on) and for a
-    temperature that is not positive.
-    """
-    if temperature <= 0:
-        raise ValueError(f"temperature is {temperature}; log-probabilities need one above 0")
-    for index, (prompt, _) in enumerate(sequences):
-        if not len(prompt):
-            raise ValueError(f"sequence {index} has an empty prompt")
-    # The last token predicts nothing that is asked for, so it is not fed.
-    lengths = [max(0, len(completion) - 1) for _, completion in sequences]
-    results: list[Tensor | None] = [None] * len(sequences)
-    for indices in pack_branches([prompt for prompt, _ in sequences], lengths, token_budget):
-        for index, logprobs in zip(
-            indices, _pack_logprobs(model, [sequences[i] for i in indices], temperature), strict=True
-        ):
-            results[index] = logprobs
-    return [result for result in results if result is not None]
-
-
-@dataclass
-class _Row:
-    """One forward's row: prompts once, completions as branches off their ends. Lists are [T] unless noted."""
-
-    ids: list[int] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    group: list[int] = field(default_factory=list)  # which prompt a token belongs to
-    branch: list[int] = field(default_factory=list)  # which completion, 0 for the prompt itself
-    places: list[int] = field(default_factory=list)  # [targets] where the logits of each completion token stand
-    targets: list[int] = field(default_factory=list)
-    shares: bool = False
-
-    def add(self, prompt: Sequence[int], completion: Sequence[int], branch: int) -> None:
-        """`branch` counts the completions of this prompt from 1; the prompt is laid down with the first."""
-        if branch == 1:
-            self._lay(prompt, 0, (self.group[-1] if self.group else 0) + 1, 0)
-            self._end_of_prompt = len(self.ids) - 1
-        self.shares |= branch > 1
-        self.places.append(self._end_of_prompt)
-        self.places += range(len(self.ids), len(self.ids) + len(completion) - 1)
-        self.targets += map(int, completion)
-        self._lay(completion[:-1], len(prompt), self.group[-1], branch)
-
-    def _lay(self, ids: Sequence[int], start: int, group: int, branch: int) -> None:
-        self.ids += map(int, ids)
-        self.positions += range(start, start + len(ids))
-        self.group += [group] * len(ids)
-        self.branch += [branch] * len(ids)
-
-    def mask(self, device: torch.device) -> Tensor | None:
-        """[1, 1, T, T], true where a token may look: back at its prompt and at its own branch.
-
-        None where nothing is shared: position ids that start again at 0 then tell `transformers` by themselves
-        (masking_utils.find_packed_sequence_indices) where a sequence begins.
-        """
-        if not self.shares:
-            return None
-        group, branch = (torch.tensor(values, device=device) for values in (self.group, self.branch))
-        same = (branch[None, :] == 0) | (branch[:, None] == branch[None, :])
-        return ((group[:, None] == group[None, :]) & same).tril()[None, None]
-
-
-def _pack_logprobs(
-    model: PreTrainedModel, sequences: Sequence[tuple[Sequence[int], Sequence[int]]], temperature: float
-) -> list[Tensor]:
-    """`completion_logprobs` of one pack, in one forward over a row [1, T]."""
-    row = _Row()
-    previous: Sequence[int] | None = None
-    branch = 0
-    may_share = not any("sliding" in kind for kind in getattr(model.config, "layer_types", None) or ())
-    for prompt, completion in sequences:
-        if not len(completion):
-            continue
-        branch = branch + 1 if may_share and previous is not None and list(previous) == list(prompt) else 1
-        row.add(prompt, completion, branch)
-        previous = prompt
-    if not row.targets:
-        return [torch.zeros(0, device=model.device) for _ in sequences]
-    output = model(
-        input_ids=torch.tensor([row.ids], device=model.device),
-        position_ids=torch.tensor([row.positions], device=model.device),
-        attention_mask=row.mask(model.device),
-        logits_to_keep=torch.tensor(row.places, device=model.device),
-        use_cache=False,
-    )
-    logits = output.logits[0].float() / temperature
-    # Cross entropy keeps one [targets, vocabulary] tensor for the backward pass; log-softmax and gather keep two.
-    logprobs = -functional.cross_entropy(logits, torch.tensor(row.targets, device=model.device), reduction="none")
-    return list(torch.split(logprobs, [len(completion) for _, completion in sequences]))

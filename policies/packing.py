@@ -1,42 +1,13 @@
 """Which sequences share a forward pass.
 
 Sequences are laid one after the other in a single row, so no position is spent on padding. Completions of one prompt that
-follow each other share it: the prompt stands in the row once and every completion branches off its end. `model.completion_logprobs`
+follow each other share it: the prompt stands in the row once and every completion branches off its end. `scoring.completion_logprobs`
 turns a pack into a forward; this module only decides who travels together.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-
-def pack(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Groups sequences into packs of at most `token_budget` tokens, first fit in the order given.
-
-    `lengths` [N] are tokens per sequence, each >= 0. Returns the packs as lists of indices into `lengths`: every index
-    stands in exactly one pack, and indices grow within a pack. A sequence longer than the budget gets a pack of its
-    own. The result depends on the arguments alone, so two processes that pack the same lengths agree.
-
-    First fit uses at most 1.7 times the packs of an optimal packing (Dósa and Sgall 2013); lengths are not sorted first,
-    because the order of float sums in the learner would then follow the lengths of the samples.
-
-    Raises ValueError for a budget below 1 or a negative length.
-    """
-    if token_budget < 1:
-        raise ValueError(f"token_budget is {token_budget}; a pack must hold at least one token")
-    packs: list[list[int]] = []
-    room: list[int] = []
-    for index, length in enumerate(lengths):
-        if length < 0:
-            raise ValueError(f"sequence {index} has {length} tokens; a length cannot be negative")
-        place = next((p for p, left in enumerate(room) if length <= left), None)
-        if place is None:
-            packs.append([index])
-            room.append(token_budget - length)
-        else:
-            packs[place].append(index)
-            room[place] -= length
-    return packs
 
 
 def pack_branches(prompts: Sequence[Sequence[int]], lengths: Sequence[int], token_budget: int) -> list[list[int]]:

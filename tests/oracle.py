@@ -28,6 +28,7 @@ from safeladder.policies import model, weights
 from safeladder.policies.batch import TrainingGroup
 from safeladder.policies.engines.registry import create
 from safeladder.policies.recipe import from_mapping, rewards
+from safeladder.policies.scoring import completion_logprobs
 from safeladder.policies.step import LearnerStep
 from safeladder.protocol import messages as m
 from safeladder.verifiers.contract import Item, run
@@ -78,7 +79,7 @@ async def train(config: Config) -> tuple[dict[str, torch.Tensor], list[float]]:
                 )
                 earned = rewards(group, recipe)
                 with torch.inference_mode():
-                    scored = model.completion_logprobs(
+                    scored = completion_logprobs(
                         reference, [(prompt, x.token_ids) for x in samples], sampling.temperature
                     )
                 batch.append(

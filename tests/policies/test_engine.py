@@ -24,7 +24,8 @@ from safeladder.policies.engines.registry import create
 from safeladder.policies.engines.sampling import draw, truncate, uniform
 from safeladder.policies.engines.stepper import Request, Stepper
 from safeladder.policies.engines.transformers_engine import TransformersEngine
-from safeladder.policies.model import completion_logprobs, encode_prompt
+from safeladder.policies.model import encode_prompt
+from safeladder.policies.scoring import completion_logprobs
 from safeladder.policies.weights import WeightsError
 from safeladder.protocol.messages import Sampling
 

@@ -1,4 +1,4 @@
-"""The policy is found by name, speaks through its template, and is scored the same packed as alone."""
+"""The policy is found by name and speaks through its template."""
 
 from __future__ import annotations
 
@@ -12,100 +12,12 @@ from hypothesis import strategies as st
 
 from safeladder.policies import model as models
 from safeladder.policies.builtin import tiny_tokenizer
-from safeladder.policies.model import ModelError, completion_logprobs, encode_prompt
-from safeladder.policies.packing import pack
+from safeladder.policies.model import ModelError, encode_prompt
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     return models.load(models.resolve("tiny", tmp_path_factory.mktemp("cache")))
-
-
-def one_by_one(model, prompt, completion, temperature=1.0):
-    logits = model(torch.tensor([prompt + completion])).logits[0].float() / temperature
-    return logits.log_softmax(-1)[len(prompt) - 1 : -1].gather(1, torch.tensor(completion)[:, None])[:, 0]
-
-
-# ------------------------------------------------------------------------------------------------------- packing
-
-
-@given(st.lists(st.integers(0, 50), max_size=40), st.integers(1, 60))
-def test_packing_keeps_every_sequence_once_and_within_the_budget(lengths, budget):
-    packs = pack(lengths, budget)
-    assert sorted(i for indices in packs for i in indices) == list(range(len(lengths)))
-    for indices in packs:
-        assert indices == sorted(indices)
-        assert len(indices) == 1 or sum(lengths[i] for i in indices) <= budget
-    assert packs == pack(lengths, budget)
-
-
-def test_packing_is_first_fit_in_the_order_given():
-    assert pack([6, 5, 4, 9, 1, 20], 10) == [[0, 2], [1, 4], [3], [5]]
-    assert pack([], 10) == []
-
-
-@pytest.mark.parametrize(("lengths", "budget"), [([1], 0), ([-1], 4)])
-def test_packing_refuses_what_makes_no_sense(lengths, budget):
-    with pytest.raises(ValueError):
-        pack(lengths, budget)
-
-
-# ------------------------------------------------------------------------------------------------------- scoring
-
-token = st.integers(0, 300)
-pair = st.tuples(st.lists(token, min_size=1, max_size=12), st.lists(token, max_size=12))
-
-
-@settings(max_examples=25, deadline=None)
-@given(st.lists(pair, max_size=6), st.sampled_from([0.5, 1.0, 1.7]), st.sampled_from([8, 30, 1024]))
-def test_packed_scores_equal_those_of_each_sequence_alone(tiny, sequences, temperature, budget):
-    model, _ = tiny
-    with torch.no_grad():
-        scores = completion_logprobs(model, sequences, temperature, budget)
-        assert [len(score) for score in scores] == [len(completion) for _, completion in sequences]
-        for score, (prompt, completion) in zip(scores, sequences, strict=True):
-            assert score.dtype == torch.float32
-            if completion:
-                torch.testing.assert_close(score, one_by_one(model, prompt, completion, temperature), atol=1e-4, rtol=0)
-
-
-@pytest.mark.parametrize(
-    "sequences",
-    [
-        [([5, 9, 30], [7, 8]), ([100], [4]), ([40] * 9, [3, 200, 17, 2])],
-        [([5, 9, 30], [7, 8]), ([5, 9, 30], [7, 4, 4]), ([5, 9, 30], [9]), ([40] * 9, [3]), ([40] * 9, [3, 8, 17])],
-    ],
-    ids=["prompts of their own", "shared prompts"],
-)
-def test_packed_gradients_equal_those_of_each_sequence_alone(tiny, sequences):
-    model, _ = tiny
-
-    def gradients(scores):
-        model.zero_grad()
-        (sum((score * (i + 1)).sum() for i, score in enumerate(scores))).backward()
-        return {name: parameter.grad.clone() for name, parameter in model.named_parameters()}
-
-    packed = gradients(completion_logprobs(model, sequences))
-    alone = gradients([one_by_one(model, prompt, completion) for prompt, completion in sequences])
-    for name in alone:
-        torch.testing.assert_close(packed[name], alone[name], atol=1e-4, rtol=1e-4)
-
-
-def test_a_sequence_is_not_changed_by_its_neighbours(tiny):
-    model, _ = tiny
-    first = ([5, 6, 7], [8, 9])
-    with torch.no_grad():
-        beside_one = completion_logprobs(model, [first, ([1, 2], [3, 4, 5])])[0]
-        beside_other = completion_logprobs(model, [first, ([200, 201], [30, 40, 50])])[0]
-    torch.testing.assert_close(beside_one, beside_other, atol=0, rtol=0)
-
-
-def test_scoring_refuses_an_empty_prompt_and_temperature_zero(tiny):
-    model, _ = tiny
-    with pytest.raises(ValueError, match="sequence 1 has an empty prompt"):
-        completion_logprobs(model, [([1], [2]), ([], [2])])
-    with pytest.raises(ValueError, match="temperature"):
-        completion_logprobs(model, [([1], [2])], temperature=0)
 
 
 # ------------------------------------------------------------------------------------------------------- prompts
