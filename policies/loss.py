@@ -58,7 +58,7 @@ class PackLoss:
     policy_loss: float
     kl: float
     gradient: Tensor
-    ratios: Ratios
+    log_ratio: Tensor
     weights: Tensor
     filtered: dict[str, int]
     held: int
@@ -144,7 +144,7 @@ class PolicyLoss:
             gradient = gradient + options.reference_kl * _gradient(penalty, current)
             kl = float(penalty.detach())
         return PackLoss(
-            float(policy_loss.detach()), kl, gradient, ratios, weights, filtered, held, int(active.sum())
+            float(policy_loss.detach()), kl, gradient, ratios.log_ratio, weights, filtered, held, int(active.sum())
         )  # fmt: skip
 
     def _proximal(self, samples: Sequence[Sample], current: Tensor, behaviour: Tensor, version: int) -> Tensor:

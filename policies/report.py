@@ -15,6 +15,7 @@ from torch import Tensor
 from safeladder.policies.batch import TrainingGroup
 from safeladder.policies.corrections import Diagnostics, Ratios, diagnose
 from safeladder.policies.loss import PackLoss, Sample
+from safeladder.policies.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,19 @@ class StepReport:
     seconds: dict[str, float]
 
 
+@dataclass(frozen=True)
+class Scored:
+    """A completion after its first forward. Tensors are [n], on the CPU."""
+
+    sample: Sample
+    logprobs: Tensor
+    log_ratio: Tensor
+    weights: Tensor
+
+
 @dataclass
 class Tally:
-    """Collects over the packs of a step. Lists of tensors are flat over the tokens of a pack, on the CPU."""
+    """Collects over the packs of a step what its report and the multipliers need."""
 
     policy_loss: float = 0.0
     kl: float = 0.0
@@ -67,10 +78,7 @@ class Tally:
     held: int = 0
     active: int = 0
     filtered: Counter[str] = field(default_factory=Counter)
-    samples: list[Sample] = field(default_factory=list)
-    logprobs: list[Tensor] = field(default_factory=list)
-    ratios: list[Ratios] = field(default_factory=list)
-    weights: list[Tensor] = field(default_factory=list)
+    scored: list[Scored] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -88,18 +96,36 @@ class Tally:
         self.policy_loss += loss.policy_loss
         self.kl += loss.kl
         self.filtered.update(loss.filtered)
-        self.samples += samples
-        self.logprobs.append(logprobs.cpu())
-        self.ratios.append(loss.ratios)
-        self.weights.append(loss.weights.cpu())
+        lengths = [sample.length for sample in samples]
+        columns = [torch.split(c.cpu(), lengths) for c in (logprobs, loss.log_ratio, loss.weights)]
+        self.scored += [Scored(*row) for row in zip(samples, *columns, strict=True)]
+
+    def merge(self, ranks: Ranks, samples: Sequence[Sample]) -> None:
+        """Makes the tallies of all ranks one, on every rank. `samples` are those of the whole batch."""
+        if ranks.world == 1:
+            return
+        by_key = {(sample.place, sample.index): sample for sample in samples}
+        own = [value for s in self.scored for value in (s.sample.place, s.sample.index)]
+        keys = torch.cat(ranks.collect(torch.tensor(own, dtype=torch.int64))).reshape(-1, 2).tolist()
+        found = [by_key[place, index] for place, index in keys]
+        lengths = [sample.length for sample in found]
+        columns = [
+            torch.split(torch.cat(ranks.collect(_flat(column))), lengths)
+            for column in zip(*((s.logprobs, s.log_ratio, s.weights) for s in self.scored), strict=True)
+        ] or [torch.split(torch.cat(ranks.collect(torch.zeros(0))), lengths) for _ in range(3)]
+        self.scored = [Scored(*row) for row in zip(found, *columns, strict=True)]
+        names = sorted(self.filtered)
+        sums = [self.policy_loss, self.kl, self.held, self.active, self.packs]
+        self.policy_loss, self.kl, *counts = ranks.sum(sums)
+        self.held, self.active, self.packs = (round(count) for count in counts)
+        self.filtered = Counter(dict(zip(names, map(round, ranks.sum([self.filtered[n] for n in names])), strict=True)))
 
     def sequence_weights(self, cap: float = 2.0) -> dict[tuple[int, int], float]:
         """Importance weight of whole completions by (group, completion): min(product of their tokens' ratios, cap)."""
-        found = {}
-        logs = [log for r in self.ratios for log in torch.split(torch.where(r.kept, r.log_ratio, 0.0), list(r.lengths))]
-        for sample, log_ratio in zip(self.samples, logs, strict=True):
-            found[sample.place, sample.index] = min(float(log_ratio.double().sum().exp()), cap)
-        return found
+        return {
+            (s.sample.place, s.sample.index): min(float(s.log_ratio[s.sample.kept].double().sum().exp()), cap)
+            for s in self.scored
+        }
 
     def report(
         self,
@@ -111,10 +137,16 @@ class Tally:
         zero_spread: int,
         constraints: dict[str, dict[str, Any]],
     ) -> StepReport:
-        kept = torch.cat([torch.zeros(0, dtype=torch.bool), *(r.kept.cpu() for r in self.ratios)])
-        logprobs = torch.cat([torch.zeros(0), *self.logprobs])[kept]
+        kept = _flat([s.sample.kept for s in self.scored]).bool()
+        logprobs = _flat([s.logprobs for s in self.scored])[kept]
         trained = int(kept.sum())
         ages = [version - int(v) for group in batch for column in group.versions for v in column]
+        ratios = Ratios(
+            log_ratio=_flat([s.log_ratio for s in self.scored]),
+            advantages=_flat([s.sample.advantages for s in self.scored]),
+            lengths=[s.sample.length for s in self.scored],
+            kept=kept,
+        )
         return StepReport(
             step=step,
             learning_rate=learning_rate,
@@ -124,7 +156,7 @@ class Tally:
             entropy=-float(logprobs.double().mean()) if trained else 0.0,
             grad_norm=self.grad_norm,
             clip_fraction=self.held / max(1, self.active),
-            off_policy=self._off_policy(),
+            off_policy=diagnose(ratios, _flat([s.weights for s in self.scored])),
             filtered={name: count / max(1, trained) for name, count in sorted(self.filtered.items())},
             age_mean=sum(ages) / max(1, len(ages)),
             age_max=max(ages, default=0),
@@ -141,12 +173,6 @@ class Tally:
             seconds=self.seconds,
         )
 
-    def _off_policy(self) -> Diagnostics:
-        none = torch.zeros(0)
-        together = Ratios(
-            log_ratio=torch.cat([none, *(r.log_ratio.cpu() for r in self.ratios)]),
-            advantages=torch.cat([none, *(r.advantages.cpu() for r in self.ratios)]),
-            lengths=[length for r in self.ratios for length in r.lengths],
-            kept=torch.cat([none.bool(), *(r.kept.cpu() for r in self.ratios)]),
-        )
-        return diagnose(together, torch.cat([none, *self.weights]))
+
+def _flat(columns: Sequence[Tensor]) -> Tensor:
+    return torch.cat([torch.zeros(0), *columns])

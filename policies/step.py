@@ -32,6 +32,8 @@ from safeladder.policies.lengths import LazyStart
 from safeladder.policies.loss import PolicyLoss, Sample
 from safeladder.policies.options import StepOptions
 from safeladder.policies.packing import pack_branches
+from safeladder.policies.parallel import clip_gradient, divide, idle_pass, shard
+from safeladder.policies.ranks import Ranks
 from safeladder.policies.report import StepReport, Tally
 from safeladder.policies.scoring import completion_logprobs
 
@@ -56,8 +58,11 @@ class LearnerStep:
         steps_done: int = 0,
         constraints: Constraints | None = None,
         lazy_start: LazyStart | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
-        """Raises RuleError or ValueError for options that cannot be, or weights that are not float32.
+        """With several `ranks` each makes the same calls with the same batches, and the work of a step is divided.
+
+        Raises RuleError or ValueError for options that cannot be, or weights that are not float32.
 
         float32 is asked for because a bfloat16 weight loses most updates of size learning_rate to rounding.
         """
@@ -71,6 +76,8 @@ class LearnerStep:
         coefficients([], [], self.options.aggregation, self.options.max_completion_tokens)  # refuses what cannot be
         self._penalised = self.options.reference_kl > 0 or self._loss.moves_without_advantage()
         prepare(model, self.options.activation_checkpointing)
+        self.ranks = ranks or Ranks.alone(str(model.device))
+        shard(model, self.ranks)
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self._parameters,
@@ -125,6 +132,7 @@ class LearnerStep:
             self.optimizer.zero_grad(set_to_none=True)
         rate = self.learning_rate()
         self.steps_done += 1
+        tally.merge(self.ranks, samples)
         self._adapt(batch, version, tally)
         tally.seconds["total"] = time.perf_counter() - started
         return tally.report(
@@ -175,12 +183,20 @@ class LearnerStep:
 
     def _look_back(self, chosen: Sequence[Sample], tally: Tally) -> None:
         """The policy at the start of the step, and the weights that follow from it."""
+        packs = self._packs(chosen)
+        shares = self._divide(packs)
+        found = []
         with torch.no_grad():
-            for samples in self._packs(chosen):
-                parts = torch.split(self._logprobs(samples), [sample.length for sample in samples])
-                for sample, logprobs in zip(samples, parts, strict=True):
-                    sample.proximal = logprobs.cpu()
-        tally.filtered.update(self._loss.weigh(chosen))
+            for number in shares[self.ranks.rank]:
+                if number is None:
+                    idle_pass(self.model, gradient=False)
+                else:
+                    found.append(self._logprobs(packs[number]).cpu())
+        logprobs = torch.cat(self.ranks.collect(torch.cat([torch.zeros(0), *found])))
+        order = [sample for share in shares for number in share if number is not None for sample in packs[number]]
+        for sample, part in zip(order, torch.split(logprobs, [s.length for s in order]), strict=True):
+            sample.proximal = part
+        tally.filtered.update(self._loss.weigh(chosen) if self.ranks.first else (self._loss.weigh(chosen) and {}))
 
     def _minibatches(self, groups: int) -> Iterator[range]:
         """The batch's groups in as many contiguous parts of nearly equal size as there are minibatches."""
@@ -231,22 +247,32 @@ class LearnerStep:
         version: int,
         tally: Tally,
     ) -> None:
-        """Leaves the gradient of all packs in `.grad`."""
+        """Leaves the gradient of all packs in `.grad`. Raises StepError on every rank when a loss is not finite."""
         self.optimizer.zero_grad(set_to_none=True)
-        for samples in packs:
+        fault = ""
+        for number in self._divide(packs)[self.ranks.rank]:
+            if number is None:
+                idle_pass(self.model)
+                continue
+            samples = packs[number]
             with tally.phase("forward"):
                 logprobs = self._logprobs(samples)
-            shares = [share_of[sample.place, sample.index] for sample in samples]
             with tally.phase("loss"):
+                shares = [share_of[sample.place, sample.index] for sample in samples]
                 loss = self._loss(samples, logprobs, shares, epoch, version)
             if not math.isfinite(loss.policy_loss + loss.kl):
-                raise StepError(
-                    f"the loss is {loss.policy_loss} and its penalty {loss.kl} in the pack of {_names(samples)}; "
-                    "nothing changed"
-                )
+                fault += f"the loss is {loss.policy_loss} and its penalty {loss.kl} in the pack of {_names(samples)}; "
             with tally.phase("backward"):
                 torch.autograd.backward([logprobs], [loss.gradient])
             tally.add(samples, logprobs.detach(), loss, epoch)
+        if faults := self.ranks.faults(fault):
+            raise StepError(f"{''.join(faults)}nothing changed")
+
+    def _divide(self, packs: Sequence[Sequence[Sample]]) -> list[list[int | None]]:
+        """Which rank computes which pack when; one rank alone takes them as they come."""
+        if self.ranks.world == 1:
+            return [list(range(len(packs)))]
+        return divide([sum(s.length for s in pack) + len(pack[0].group.prompt_ids) for pack in packs], self.ranks.world)
 
     def _logprobs(self, samples: Sequence[Sample]) -> Tensor:
         """ln pi of the samples' tokens [N], one after the other."""
@@ -265,16 +291,14 @@ class LearnerStep:
         version: int,
     ) -> float:
         """Norm of the whole gradient before clipping. A norm that is not finite raises StepError with the culprits."""
-        held = [parameter for parameter in self._parameters if parameter.grad is not None]
-        if not held:
-            return 0.0
-        norm = float(torch.nn.utils.clip_grad_norm_(held, self.options.max_gradient_norm))
+        norm = clip_gradient(self._parameters, self.options.max_gradient_norm)
         if math.isfinite(norm):
             return norm
-        guilty: list[Sample] = []
+        guilty = []
         for samples in packs:  # each once more on its own, now that the step is lost
             self._accumulate([samples], share_of, epoch, version, Tally())
-            if not all(bool(torch.isfinite(p.grad).all()) for p in self._parameters if p.grad is not None):
+            whole = all(bool(torch.isfinite(p.grad).all()) for p in self._parameters if p.grad is not None)
+            if self.ranks.faults("" if whole else "here"):
                 guilty += samples
         named = guilty or [sample for samples in packs for sample in samples]
         raise StepError(f"the gradient's norm is {norm}, from {_names(named)}; nothing changed")
