@@ -31,7 +31,6 @@ from transformers import PreTrainedModel
 from safeladder.policies.advantages import ADVANTAGES
 from safeladder.policies.batch import StepReport, TrainingGroup
 from safeladder.policies.corrections import CORRECTIONS, diagnose, log_ratios, veto
-from safeladder.policies.model import completion_logprobs
 from safeladder.policies.objectives import (
     OBJECTIVES,
     Aggregation,
@@ -43,6 +42,7 @@ from safeladder.policies.objectives import (
     reference_kl,
 )
 from safeladder.policies.packing import pack_branches
+from safeladder.policies.scoring import completion_logprobs
 
 Value = TypeVar("Value")
 
