@@ -111,11 +111,10 @@ def save(
     final = Path(directory) / f"step-{step:08d}"
     # Gathered from all ranks one after the other, in this order, and to the end also when the disk refuses.
     streams = [lora.merged_state(model), lora.adapter_state(model), _optimizer_stream(model, optimizer)]
-    fault = ""
-    if ranks.first:
-        fault = _write(final, model, tokenizer, streams, state)
-    for stream in streams:
-        stream.exhaust()
+    with ranks.noticing("gathering a checkpoint"):
+        fault = _write(final, model, tokenizer, streams, state) if ranks.first else ""
+        for stream in streams:
+            stream.exhaust()
     fault = ranks.share(fault.encode()).decode()
     if fault:
         raise CheckpointError(

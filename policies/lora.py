@@ -130,7 +130,7 @@ def adapted_layers(model: nn.Module) -> dict[str, nn.Module]:
     return {name: module for name, module in model.named_modules() if hasattr(module, "lora_A")}
 
 
-def _chosen(model: nn.Module, targets: str | Sequence[str]) -> list[str]:
+def _chosen(model: Any, targets: str | Sequence[str]) -> list[str]:
     """Names of the layers that `targets` stands for."""
     linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     if targets == ALL_LINEAR:

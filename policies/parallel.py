@@ -52,7 +52,7 @@ def shard(model: Model, ranks: Ranks) -> Model:
     return model
 
 
-def plain_class(model: nn.Module) -> type[nn.Module]:
+def plain_class(model: nn.Module) -> type:
     """The class that `model` has without sharding."""
     return next(cls for cls in type(model).__mro__ if not issubclass(cls, FSDPModule))
 

@@ -34,15 +34,15 @@ class Ranks:
     mesh: what a model is sharded over; None for a learner of one process, where everything below is the identity.
     """
 
-    rank: int = 0
-    world: int = 1
-    device: torch.device = torch.device("cpu")
+    rank: int
+    world: int
+    device: torch.device
     mesh: DeviceMesh | None = None
 
     @classmethod
     def alone(cls, device: str = "cpu") -> Ranks:
         """A learner of one process."""
-        return cls(device=torch.device(device))
+        return cls(0, 1, torch.device(device))
 
     @classmethod
     def join(cls, rank: int, world: int, meeting: str, timeout_s: float, device: str = "cpu") -> Ranks:
@@ -60,20 +60,25 @@ class Ranks:
             raise ValueError(f"timeout_s is {timeout_s}; without a deadline a lost rank would be waited for for ever")
         place = torch.device(device)
         if world == 1:
-            return cls(device=place)
+            return cls(rank, world, place)
+        _check_meeting(meeting)
         timeout = timedelta(seconds=timeout_s)
         if place.type == "cuda":
             torch.cuda.set_device(place)
-        with _noticing(rank, world, f"meeting at {meeting}, at most {timeout_s:g} s"):
+        try:
             dist.init_process_group(
                 "nccl" if place.type == "cuda" else "gloo",
-                store=_store(meeting, rank, world, timeout),
+                init_method=meeting,
                 rank=rank,
                 world_size=world,
                 timeout=timeout,
             )
             joined = cls(rank, world, place, init_device_mesh(place.type, (world,)))
             joined.sum([0.0])  # connections are made on first use: a rank that cannot be reached shows here
+        except RuntimeError as error:
+            raise RanksError(
+                f"rank {rank} of {world}: no meeting at {meeting} within {timeout_s:g} s: {error}"
+            ) from error
         return joined
 
     @property
@@ -92,13 +97,25 @@ class Ranks:
 
         For forward and backward of a sharded model, which speak to the other ranks by themselves.
         """
-        with _noticing(self.rank, self.world, what):
+        try:
             yield
+        except RanksError:
+            raise
+        except RuntimeError as error:
+            # gloo says what it has to say in plain RuntimeErrors that begin with the place in its source
+            if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+                raise
+            raise RanksError(
+                f"rank {self.rank} of {self.world}, {what}: another rank is gone or hangs: {error}"
+            ) from error
 
     # ------------------------------------------------------------------------------------------------------- messages
 
     def share(self, message: bytes = b"") -> bytes:
-        """Rank 0's message, on every rank; what the others give is not looked at."""
+        """Rank 0's message, on every rank; what the others give is not looked at.
+
+        Rank 0 does not wait for it to be read: that a reader is gone it may hear from the next sum only.
+        """
         if self.world == 1:
             return message
         with self.noticing("sharing a message"):
@@ -150,26 +167,9 @@ class Ranks:
         return torch.frombuffer(bytearray(message), dtype=torch.uint8) if message else torch.empty(0, dtype=torch.uint8)
 
 
-def _store(meeting: str, rank: int, world: int, timeout: timedelta) -> dist.Store:
-    """Where addresses are exchanged before the ranks know each other."""
+def _check_meeting(meeting: str) -> None:
     place = urlsplit(meeting)
-    if place.scheme == "tcp" and place.hostname and place.port:
-        return dist.TCPStore(place.hostname, place.port, world, is_master=rank == 0, timeout=timeout)
-    if place.scheme == "file" and place.path and not place.netloc:
-        store = dist.FileStore(place.path, world)
-        store.set_timeout(timeout)
-        return store
-    raise ValueError(f"the ranks cannot meet at {meeting!r}; give tcp://HOST:PORT or file:///PATH")
-
-
-@contextmanager
-def _noticing(rank: int, world: int, what: str) -> Iterator[None]:
-    try:
-        yield
-    except RanksError:
-        raise
-    except RuntimeError as error:
-        # gloo says what it has to say in plain RuntimeErrors that begin with the place in its source
-        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
-            raise
-        raise RanksError(f"rank {rank} of {world}, {what}: another rank is gone or hangs: {error}") from error
+    tcp = place.scheme == "tcp" and place.hostname and place.port
+    file = place.scheme == "file" and place.path and not place.netloc
+    if not (tcp or file):
+        raise ValueError(f"the ranks cannot meet at {meeting!r}; give tcp://HOST:PORT or file:///PATH")

@@ -15,9 +15,8 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
@@ -66,10 +65,7 @@ class Stream:
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         for name, part in self._left:
-            tensor = part.make()
-            if (tensor.dtype, tuple(tensor.shape)) != (part.dtype, part.shape):
-                raise ValueError(f"{name} came as {tensor.dtype} {list(tensor.shape)}, announced {part}")
-            yield name, tensor
+            yield name, _made(name, part)  # nothing here keeps the tensor while the next is made
 
     @property
     def bytes(self) -> int:
@@ -103,16 +99,28 @@ def write(path: Path, stream: Stream, metadata: Mapping[str, str] | None = None)
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
     with path.open("xb") as file:
-        blocks = (raw_bytes(tensor) for _, tensor in stream)
-        for block in chain([memoryview(len(text).to_bytes(8, "little") + text)], blocks):
+        start = len(text).to_bytes(8, "little") + text
+        file.write(start)
+        digest.update(start)
+        for _, tensor in stream:
+            block = raw_bytes(tensor)
             file.write(block)
             digest.update(block)
+            del tensor, block
     return f"sha256:{digest.hexdigest()}"
+
+
+def _made(name: str, part: Part) -> Tensor:
+    tensor = part.make()
+    if (tensor.dtype, tuple(tensor.shape)) != (part.dtype, part.shape):
+        raise ValueError(f"{name} came as {tensor.dtype} {list(tensor.shape)}, not {part.dtype} {list(part.shape)}")
+    return tensor
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:
     """The values of `tensor` in row-major order, as they lie in memory."""
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    octets: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return memoryview(octets)
 
 
 # ------------------------------------------------------------------------------------------------------------- models
