@@ -73,6 +73,20 @@ def train(model, optimizer, ranks, steps):
     return gradients, norm
 
 
+def scores_around_a_step(model, optimizer, ranks):
+    """Scores after the gradient is there, before the step that uses it and after; every rank scores the same."""
+
+    def scores():
+        with torch.no_grad():
+            return torch.cat(completion_logprobs(model, [pair for pair, _ in packs(0)[0]])).tolist()
+
+    optimizer.zero_grad()
+    backward(model, ranks, packs(3))
+    before = scores()
+    optimizer.step()
+    return before, scores()
+
+
 def save(directory, step, learner, ranks):
     model, tokenizer, optimizer = learner
     return checkpoint.save(
@@ -95,9 +109,8 @@ def learn(ranks, folder, adapted=False):
     publish(model, ranks, folder, 3)
 
     found = {"norm": norm, "disk": refused(learner, ranks, folder)}
+    found["scores"] = scores_around_a_step(model, optimizer, ranks)
     other, _, moments = make(folder / "model", ranks, adapted)
-    with torch.no_grad():  # what this gathers must not outlive the restore
-        completion_logprobs(other, [pair for pair, _ in packs(0)[0]])
     state = checkpoint.restore(folder / "one" / "step-00000002", other, moments)
     train(other, moments, ranks, [2])
     publish(other, ranks, folder, 4)

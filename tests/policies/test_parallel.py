@@ -41,8 +41,17 @@ def both(request, tiny, tmp_path_factory):
     rank_learner.train(model, optimizer, ALONE, [1])
     rank_learner.save(folder / "one", 2, learner, ALONE)
     rank_learner.train(model, optimizer, ALONE, [2])
-    found = run_ranks(request.param, folder)
-    return {"folder": folder, "adapted": adapted, "model": model, "gradients": gradients, "norm": norm, "found": found}
+    weights = {name: tensor.clone() for name, tensor in lora.merged_state(model).collected().items()}
+    scores = rank_learner.scores_around_a_step(model, optimizer, ALONE)
+    return {
+        "folder": folder,
+        "adapted": adapted,
+        "weights": weights,
+        "gradients": gradients,
+        "norm": norm,
+        "scores": scores,
+        "found": run_ranks(request.param, folder),
+    }
 
 
 def published(both, version):
@@ -62,12 +71,20 @@ def test_gradients_are_the_sum_over_ranks(both):
 
 
 def test_three_steps_lead_to_the_same_weights(both):
-    expected = lora.merged_state(both["model"]).collected()
+    expected = both["weights"]
     start = distinct(load(both["folder"] / "model")[0])
     found = published(both, 3)
     assert_close(found, expected, 1e-5)
     moved = max(float((expected[name] - tensor).abs().max()) for name, tensor in start.items())
     assert moved > 1e-3, "so small a difference would mean nothing if the steps had hardly moved"
+
+
+def test_a_step_is_seen_by_the_next_forward(both):
+    """Also when a forward without gradient has gathered the parameters just before."""
+    before, after = (torch.tensor(scores) for scores in both["scores"])
+    assert (after - before).abs().mean() > 1e-2
+    for found in both["found"]:
+        torch.testing.assert_close(torch.tensor(found["scores"]), torch.stack([before, after]), atol=1e-4, rtol=0)
 
 
 def test_each_rank_holds_half_and_the_publication_is_the_plain_model(both):
@@ -87,7 +104,7 @@ def test_one_rank_goes_on_from_the_checkpoint_of_two(both):
 
 def test_two_ranks_go_on_from_the_checkpoint_of_one(both):
     assert [found["restored"] for found in both["found"]] == [2, 2]
-    assert_close(published(both, 4), lora.merged_state(both["model"]).collected(), 1e-5)
+    assert_close(published(both, 4), both["weights"], 1e-5)
 
 
 def test_two_checkpoints_of_the_same_step_hold_the_same_names(both):
