@@ -96,7 +96,10 @@ class Sampling:
 
 @dataclass
 class Learner:
-    """steps: optimizer steps of the run. batch: groups a step. The rest is read by `policies/step.py`."""
+    """steps: batches of the run. batch: groups a step. The rest is read by `policies/options.py`.
+
+    A rule is written `name: {option: value}`, or `name` alone; an empty one means the default named there.
+    """
 
     steps: int = _bounded(10, low=1)
     batch: int = _bounded(4, low=1)
@@ -107,20 +110,23 @@ class Learner:
     weight_decay: float = _bounded(0.01, low=0)
     max_gradient_norm: float = _bounded(1.0, above=0)
     warmup_steps: int = _bounded(0, low=0)
-    objective: str = "clipped"
-    clip_low: float = _bounded(0.2, low=0)
-    clip_high: float = _bounded(0.2, low=0)
-    dual_clip: float | None = _bounded(None, above=1)
-    advantage: str = "grpo"
-    aggregation: Literal["token_mean", "sequence_mean", "constant"] = "token_mean"
+    advantage: dict[str, dict[str, Any]] = field(default_factory=dict)
+    length_rewards: dict[str, dict[str, Any]] = field(default_factory=dict)
+    length_advantage: dict[str, dict[str, Any]] = field(default_factory=dict)
+    objective: dict[str, dict[str, Any]] = field(default_factory=dict)
+    aggregation: Literal["token_mean", "sequence_mean", "group_token_mean", "constant"] = "token_mean"
     max_completion_tokens: int | None = _bounded(None, low=1)
-    correction: str = "token_truncate"
-    correction_low: float = _bounded(0.5, low=0)
-    correction_cap: float = _bounded(2.0, above=0)
-    veto: float = _bounded(0.0, low=0)
+    correction: dict[str, dict[str, Any]] = field(default_factory=dict)
+    filters: dict[str, dict[str, Any]] = field(default_factory=dict)
+    proximal: Literal["auto", "recompute", "interpolate", "behaviour"] = "auto"
+    epochs: int = _bounded(1, low=1)
+    minibatches: int = _bounded(1, low=1)
     reference_kl: float = _bounded(0.001, low=0)
     kl_kind: Literal["k1", "k2", "k3"] = "k3"
     token_budget: int = _bounded(1024, low=1)
+    head_tokens: int | None = _bounded(None, low=1)
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+    activation_checkpointing: bool = False
 
 
 @dataclass
@@ -142,10 +148,14 @@ class Weights:
 
 @dataclass
 class Term:
-    """A verifier's weight in a family's reward. optional: an abstention counts as nothing and leaves the sample in."""
+    """A verifier's weight in a family's reward. optional: an abstention counts as nothing and leaves the sample in.
+
+    qualifies: score from which on a sample counts as qualified (`policies/recipe.py`), for rules about length.
+    """
 
     weight: float = 1.0
     optional: bool = False
+    qualifies: float | None = None
 
 
 @dataclass

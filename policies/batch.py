@@ -1,11 +1,12 @@
-"""What goes into an optimizer step and what comes out of it. Imports no torch."""
+"""What goes into a learner's step. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -78,36 +79,23 @@ class TrainingGroup:
         return np.ones(len(self.completion_ids[sample]), np.bool_) if self.kept is None else self.kept[sample]
 
 
-@dataclass(frozen=True)
-class StepReport:
-    """What a step did. Means are over the completion tokens that went through the forward, unless noted.
+def encode(batch: Sequence[TrainingGroup]) -> bytes:
+    """A batch as msgpack, for the other ranks of a learner."""
+    plain = [{f.name: getattr(group, f.name) for f in fields(group)} for group in batch]
+    return msgspec.msgpack.encode(plain, enc_hook=_pack_array)
 
-    loss = policy_loss + reference_kl * kl, aggregated as configured; kl is 0 without a reference. entropy: mean -ln pi
-    of the sampled tokens, an estimate in nats. grad_norm: before clipping. ess, mismatch and the like: `Diagnostics`.
-    tokens: completion tokens of the whole batch; trained_tokens: those that went through the forward; prompt_tokens:
-    each prompt once. seconds: by phase.
-    """
 
-    step: int
-    learning_rate: float
-    loss: float
-    policy_loss: float
-    kl: float
-    entropy: float
-    grad_norm: float
-    clip_fraction: float
-    ess: float
-    mismatch: float
-    log_ratio_mean: float
-    log_ratio_max: float
-    truncated_fraction: float
-    masked_fraction: float
-    groups: int
-    sequences: int
-    valid_sequences: int
-    zero_spread_groups: int
-    tokens: int
-    trained_tokens: int
-    prompt_tokens: int
-    packs: int
-    seconds: dict[str, float]
+def decode(message: bytes) -> list[TrainingGroup]:
+    """What `encode` was given; its arrays are read-only views of `message`."""
+    return [TrainingGroup(**plain) for plain in msgspec.msgpack.decode(message, ext_hook=_unpack_array)]
+
+
+def _pack_array(value: Any) -> msgspec.msgpack.Ext:
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"a training group holds no {type(value).__name__}")
+    return msgspec.msgpack.Ext(1, msgspec.msgpack.encode((value.dtype.str, value.shape, value.tobytes())))
+
+
+def _unpack_array(code: int, data: memoryview) -> NDArray[Any]:
+    kind, shape, content = msgspec.msgpack.decode(data)
+    return np.frombuffer(content, np.dtype(kind)).reshape(shape)
