@@ -82,7 +82,7 @@ def test_three_steps_lead_to_the_same_weights(both):
 def test_a_step_is_seen_by_the_next_forward(both):
     """Also when a forward without gradient has gathered the parameters just before."""
     before, after = (torch.tensor(scores) for scores in both["scores"])
-    assert (after - before).abs().mean() > 1e-2
+    assert (after - before).abs().mean() > 2e-3
     for found in both["found"]:
         torch.testing.assert_close(torch.tensor(found["scores"]), torch.stack([before, after]), atol=1e-4, rtol=0)
 
