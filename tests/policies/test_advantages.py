@@ -254,6 +254,14 @@ def test_gdpo_gives_a_completion_without_a_score_neither_credit_nor_blame():
     assert found[1] == -found[0] > 0
 
 
+def test_gdpo_does_not_see_the_order_in_which_its_channels_are_named():
+    generator = torch.Generator().manual_seed(1)
+    terms = {name: torch.rand(8, generator=generator, dtype=torch.float64) for name in "abcdef"}
+    (found,) = ADVANTAGES["gdpo"]([of([0.0] * 8, channels=terms)])
+    (other,) = ADVANTAGES["gdpo"]([of([0.0] * 8, channels=dict(reversed(terms.items())))])
+    assert found.tolist() == other.tolist()
+
+
 def test_gpg_makes_up_for_completions_without_gradient():
     batch = [of([1.0, 0.0]), of([1.0, 1.0, 1.0, 1.0])]
     torch.testing.assert_close(ADVANTAGES["gpg"](batch)[0], 3 * ADVANTAGES["dr_grpo"](batch)[0])
