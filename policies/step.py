@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,7 @@ class LearnerStep:
         when a loss or the gradient is not finite, or a group lacks what the options need.
         """
         started = time.perf_counter()
-        tally = Tally()
+        tally = Tally(filtered=Counter(dict.fromkeys(self._loss.filters, 0)))
         try:
             with tally.phase("advantages"):
                 samples = self._samples(batch)
@@ -199,7 +200,9 @@ class LearnerStep:
         order = [sample for share in shares for number in share if number is not None for sample in packs[number]]
         for sample, part in zip(order, torch.split(logprobs, [s.length for s in order]), strict=True):
             sample.proximal = part
-        tally.filtered.update(self._loss.weigh(chosen) if self.ranks.first else (self._loss.weigh(chosen) and {}))
+        filtered = self._loss.weigh(chosen)
+        if self.ranks.first:  # every rank weighs the whole batch; it is counted once
+            tally.filtered.update(filtered)
 
     def _minibatches(self, groups: int) -> Iterator[range]:
         """The batch's groups in as many contiguous parts of nearly equal size as there are minibatches."""
