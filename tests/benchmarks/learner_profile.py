@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--top", type=int, default=3, help="operations named for each kind")
     arguments = parser.parse_args()
     if not all(os.environ.get(name) == value for name, value in MALLOC.items()):  # glibc reads them once, at the start
-        os.execve("/proc/self/exe", ["python", *sys.orig_argv[1:]], {**os.environ, **MALLOC})
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **MALLOC})
 
     torch.set_num_threads(arguments.threads)
     batch = Case(arguments.model, arguments.lengths, arguments.groups, 1).batches()[0]

@@ -48,13 +48,13 @@ def remarks(case: Case, ours: Measured, theirs: Measured, peak: float) -> str:
     faster = theirs.seconds() / ours.seconds()
     memory = ours.memory["above_model"] / theirs.memory["above_model"]
     prepared = 1000 * statistics.median(theirs.preparation)
+    again = ours.disturbed + theirs.disturbed
     return (
         f"{case.model}, {case.lengths}: SafeLadder makes {faster:.2f} times TRL's tokens/s with {memory:.2f} times its memory "
-        f"above the model. Losses of the first step: {ours.first['loss']:.6f} and "
-        f"{theirs.first['loss']:.6f}; lowest cosine of {len(ours.first['gradients'])} parameters' "
-        f"gradients: {lowest_cosine(ours, theirs):.6f}. Matrix products reach {peak / 1e9:,.0f} GFLOP/s. {case.groups} groups a step, {BATCHES} batches, "
-        f"{case.rounds} steps a batch and side; {ours.disturbed + theirs.disturbed} disturbed steps were made again. TRL's "
-        f"preparation, not counted, takes {prepared:.0f} ms a step."
+        f"above the model. Losses of the first step: {ours.first['loss']:.6f} and {theirs.first['loss']:.6f}; lowest cosine of "
+        f"{len(ours.first['gradients'])} parameters' gradients: {lowest_cosine(ours, theirs):.6f}. Matrix products reach "
+        f"{peak / 1e9:,.0f} GFLOP/s. {case.groups} groups a step, {BATCHES} batches, {case.rounds} steps a batch and side; "
+        f"{again} disturbed steps were made again. TRL's preparation, not counted, takes {prepared:.0f} ms a step."
     )
 
 
