@@ -29,11 +29,13 @@ class Batch:
 
 @dataclass(frozen=True)
 class Case:
+    """rounds: timed steps of each batch on each side. vocabulary: token ids are drawn below it; every model has that many."""
+
     model: str
     lengths: str  # "ragged" or "equal"
     groups: int
     rounds: int
-    vocabulary: int = 300  # token ids are drawn below this; every model here has at least as many
+    vocabulary: int = 300
 
     def batches(self) -> list[Batch]:
         random = np.random.default_rng(20261124)

@@ -1,7 +1,8 @@
 """The two sides of `learner.py`: one process trains with `LearnerStep`, the other with TRL's GRPOTrainer, on the same batches.
 
 Each side is a process of its own, so that its peak memory is its own. It loads the model, makes a first step that is not timed
-and whose gradients it tells, and then one step for every number of a batch that it hears, until it hears None. What counts as a step:
+and tells some of its gradients, and then makes one step for every number of a batch that it hears, until it hears None. What
+counts as a step:
 
 * SafeLadder: all of `LearnerStep.train`, from rewards to changed weights.
 * TRL: from its callback `on_step_begin` to `on_step_end`, less the time inside `_generate_and_score_completions`. That leaves its
@@ -32,6 +33,7 @@ BETAS = (0.9, 0.95)
 WEIGHT_DECAY = 0.01
 MAX_GRADIENT_NORM = 1.0
 GRADIENTS = 5  # parameters whose gradients are compared, spread evenly over the model
+NUMBERS = 200_000  # of each of them; whole gradients would show in the memory
 MODULES = {"safeladder": ["safeladder.policies.step"], "trl": ["datasets", "trl.trainer.grpo_trainer"]}
 RANDOM_MODELS = {  # shapes that need no download; names as on the command line
     "random-0.5b": {
@@ -284,10 +286,10 @@ def given(batch: Batch, prompts: list[str]) -> dict[str, Any]:
 
 
 def gradients(model: Any) -> dict[str, NDArray[np.float32]]:
-    """Gradients of a few parameters, spread over the depth of the model."""
+    """The first numbers of the gradients of a few parameters, spread over the depth of the model."""
     held = [(name, p) for name, p in model.named_parameters() if p.grad is not None]
     places = np.linspace(0, len(held) - 1, GRADIENTS).astype(int)
-    return {held[i][0]: held[i][1].grad.detach().float().cpu().numpy().copy() for i in places}
+    return {held[i][0]: held[i][1].grad.flatten()[:NUMBERS].float().cpu().numpy().copy() for i in places}
 
 
 def _synchronize(device: str) -> None:
