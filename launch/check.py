@@ -1,7 +1,7 @@
 """Proves a configuration before anything starts: what would fail in an hour is said now, with the key to change.
 
 Every check is a small function from a `Config` to findings. An `error` stops a launch; a `warning` is something that
-works but is probably not meant. Imports no torch unless a pool asks for a device other than the CPU.
+works but is probably not meant.
 """
 
 from __future__ import annotations
@@ -200,6 +200,39 @@ def capacity(config: Config) -> Findings:
         yield Finding("error", "pools", "there is more than one feeder pool; one feeder owns the order of admission")
 
 
+# ---------------------------------------------------------------------------------------------------------- learner
+
+
+def learner_rules(config: Config) -> Findings:
+    """Every rule of the learner exists and takes its options, and rules about length know who is qualified."""
+    from safeladder.actors.training import constraints, step_options
+    from safeladder.policies.credit import Credit
+    from safeladder.policies.loss import PolicyLoss
+
+    try:
+        options = step_options(config)
+        Credit(options)
+        PolicyLoss(options)
+    except ValueError as error:
+        yield Finding("error", "learner", str(error))
+        return
+    try:
+        constraints(config)
+    except ValueError as error:
+        yield Finding("error", "constraints", str(error))
+    costs = {name for family in config.recipe.families.values() for name in family.costs}
+    for name in config.constraints:
+        if name not in costs:
+            yield Finding(
+                "error", f"constraints.{name}", f"no family of the recipe has this cost{nearest(name, sorted(costs))}"
+            )
+    if config.learner.length_rewards or config.learner.length_advantage:
+        for label, family in config.recipe.families.items():
+            if not any(term.qualifies is not None for term in family.terms.values()):
+                message = "no term says from which score on a sample qualifies: length will never count for this family"
+                yield Finding("warning", f"recipe.families.{label}.terms", message)
+
+
 # --------------------------------------------------------------------------------------------------------- machine
 
 
@@ -289,5 +322,5 @@ def data(config: Config) -> Findings:
 
 
 CHECKS: Final[tuple[Callable[[Config], Findings], ...]] = (
-    actors, devices, routes, capacity, endpoint, disk, memory, data,
+    actors, devices, routes, capacity, learner_rules, endpoint, disk, memory, data,
 )  # fmt: skip

@@ -45,7 +45,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for key, message in unknown_keys(raw, Config):
         raise ConfigError(f"{origin}: {key}: {message}")
     try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), _escape(_spell_out_terms(raw))))
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), _escape(_spell_out(raw))))
     except OmegaConfBaseException as error:
         key = f"{error.full_key}: " if error.full_key else ""
         raise ConfigError(f"{origin}: {key}{str(error).splitlines()[0]}") from None
@@ -172,14 +172,23 @@ def _without_none(kind: Any) -> Any:
     return kind
 
 
-def _spell_out_terms(raw: dict[str, Any]) -> dict[str, Any]:
-    """`safety: 1.0` in a recipe is short for `safety: {weight: 1.0}`."""
+_RULES = ("advantage", "length_rewards", "length_advantage", "objective", "correction", "filters")
+
+
+def _spell_out(raw: dict[str, Any]) -> dict[str, Any]:
+    """`safety: 1.0` in a recipe is short for `safety: {weight: 1.0}`, `objective: cpgd` for `objective: {cpgd: {}}`."""
     recipe = _map(raw.get("recipe"))
     for family in _map(recipe.get("families")).values():
         terms = _map(_map(family).get("terms"))
         for verifier, term in terms.items():
             if isinstance(term, (int, float)) and not isinstance(term, bool):
                 terms[verifier] = {"weight": term}
+    learner = _map(raw.get("learner"))
+    for name in _RULES:
+        if isinstance(learner.get(name), str):
+            learner[name] = {learner[name]: {}}
+        for rule, options in _map(learner.get(name)).items():
+            learner[name][rule] = {} if options is None else options
     return raw
 
 

@@ -1,11 +1,12 @@
-"""What goes into an optimizer step and what comes out of it. Imports no torch."""
+"""What goes into a learner's step. Imports no torch."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +17,8 @@ class TrainingGroup:
 
     kept: False where an environment wrote the token (search results, a user's edit): it is read by the model and stands in
     no loss, statistic or length. channels: weighted terms of the reward, NaN where a sample has none. costs: NaN where
-    unknown. qualified: well formed, right and safe. values: of a critic, the return expected before each token.
+    unknown. channel_weights: what those terms were
+    multiplied by. qualified: well formed, right and safe. values: of a critic, the return expected before each token.
     """
 
     id: str
@@ -29,6 +31,7 @@ class TrainingGroup:
     reference: list[NDArray[np.float32]] | None = None  # K of [n_k]
     kept: list[NDArray[np.bool_]] | None = None  # K of [n_k]; None: all
     channels: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)  # each [K]
+    channel_weights: Mapping[str, float] = field(default_factory=dict)
     costs: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)  # each [K]
     thought_lengths: NDArray[np.int64] | None = None  # [K] kept tokens of the thought
     qualified: NDArray[np.bool_] | None = None  # [K]
@@ -78,36 +81,23 @@ class TrainingGroup:
         return np.ones(len(self.completion_ids[sample]), np.bool_) if self.kept is None else self.kept[sample]
 
 
-@dataclass(frozen=True)
-class StepReport:
-    """What a step did. Means are over the completion tokens that went through the forward, unless noted.
+def encode(batch: Sequence[TrainingGroup]) -> bytes:
+    """A batch as msgpack, for the other ranks of a learner."""
+    plain = [{f.name: getattr(group, f.name) for f in fields(group)} for group in batch]
+    return msgspec.msgpack.encode(plain, enc_hook=_pack_array)
 
-    loss = policy_loss + reference_kl * kl, aggregated as configured; kl is 0 without a reference. entropy: mean -ln pi
-    of the sampled tokens, an estimate in nats. grad_norm: before clipping. ess, mismatch and the like: `Diagnostics`.
-    tokens: completion tokens of the whole batch; trained_tokens: those that went through the forward; prompt_tokens:
-    each prompt once. seconds: by phase.
-    """
 
-    step: int
-    learning_rate: float
-    loss: float
-    policy_loss: float
-    kl: float
-    entropy: float
-    grad_norm: float
-    clip_fraction: float
-    ess: float
-    mismatch: float
-    log_ratio_mean: float
-    log_ratio_max: float
-    truncated_fraction: float
-    masked_fraction: float
-    groups: int
-    sequences: int
-    valid_sequences: int
-    zero_spread_groups: int
-    tokens: int
-    trained_tokens: int
-    prompt_tokens: int
-    packs: int
-    seconds: dict[str, float]
+def decode(message: bytes) -> list[TrainingGroup]:
+    """What `encode` was given; its arrays are read-only views of `message`."""
+    return [TrainingGroup(**plain) for plain in msgspec.msgpack.decode(message, ext_hook=_unpack_array)]
+
+
+def _pack_array(value: Any) -> msgspec.msgpack.Ext:
+    if not isinstance(value, np.ndarray):
+        raise TypeError(f"a training group holds no {type(value).__name__}")
+    return msgspec.msgpack.Ext(1, msgspec.msgpack.encode((value.dtype.str, value.shape, value.tobytes())))
+
+
+def _unpack_array(code: int, data: memoryview) -> NDArray[Any]:
+    kind, shape, content = msgspec.msgpack.decode(data)
+    return np.frombuffer(content, np.dtype(kind)).reshape(shape)

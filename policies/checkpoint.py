@@ -2,6 +2,7 @@
 
     step-00000010/
         config.json, model.safetensors, tokenizer files   loadable as they are by transformers
+        adapter.safetensors                               of a policy with adapters: what is trained, bit for bit
         optimizer.safetensors                             exp_avg.NAME, exp_avg_sq.NAME, step.NAME; random.torch
         state.json                                        `CheckpointState`
         manifest.json                                     size and digest of each file, written last
@@ -9,6 +10,10 @@
 A checkpoint is written into a temporary folder, every file and the folder are synced, and the rename is the commit:
 after a crash at any moment the newest folder with the right name is whole. Sizes are checked when the newest is looked
 for, digests when it is read. No pickle: tensors are safetensors, the rest is JSON.
+
+It holds the plain model, however the learner holds it. With adapters model.safetensors is the merged policy, for others to
+load; the learner itself goes on from adapter.safetensors over the base that the run began with, which is not stored.
+Sharded over ranks, every tensor is gathered under its name and rank 0 writes, so that any number of ranks restores it.
 
 The learning rate and the other options of the optimizer are not stored: they follow from the run's configuration and
 from the step. The random state stored is torch's on the CPU; the learner draws no random number on a device.
@@ -30,17 +35,23 @@ import msgspec
 import structlog
 import torch
 from msgspec import Struct
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from safeladder.policies import lora
 from safeladder.policies.ledger import sync_directory
+from safeladder.policies.parallel import plain_class
+from safeladder.policies.ranks import Ranks
+from safeladder.policies.tensors import Part, Stream, assign, placed, write
 
 COMMITTED: Final = re.compile(r"step-(\d{8,})")
 TEMPORARY: Final = ".partial-"
 MOMENTS: Final = ("exp_avg", "exp_avg_sq", "step")
 RANDOM: Final = "random.torch"
+ADAPTERS: Final = "adapter.safetensors"
+OPTIMIZER: Final = "optimizer.safetensors"
 
 logger = structlog.get_logger()
 
@@ -84,47 +95,68 @@ def save(
     tokenizer: Any,
     optimizer: torch.optim.Optimizer,
     state: CheckpointState,
+    ranks: Ranks | None = None,
 ) -> Path:
     """Commits a checkpoint and returns its folder, `directory`/step-XXXXXXXX. One process writes a directory.
 
-    A folder of the same step, which a run that fell back past it may meet, is replaced.
+    A folder of the same step, which a run that fell back past it may meet, is replaced. All of `ranks` call this; the
+    first one writes, and the others return, or raise, what it did.
 
     Raises CheckpointError when the disk refuses (full, read-only, over quota): the temporary folder is removed and
     every committed checkpoint is untouched. ValueError when `step` and `state.step` differ.
     """
     if step != state.step:
         raise ValueError(f"checkpoint of step {step} with the state of step {state.step}")
-    directory = Path(directory)
-    final = directory / f"step-{step:08d}"
-    partial = directory / f"{TEMPORARY}{final.name}-{os.getpid()}-{threading.get_ident()}"
+    ranks = ranks or Ranks.alone()
+    final = Path(directory) / f"step-{step:08d}"
+    # Gathered from all ranks one after the other, in this order, and to the end also when the disk refuses.
+    streams = [lora.merged_state(model), lora.adapter_state(model), _optimizer_stream(model, optimizer)]
+    with ranks.noticing("gathering a checkpoint"):
+        fault = _write(final, model, tokenizer, streams, state) if ranks.first else ""
+        for stream in streams:
+            stream.exhaust()
+    fault = ranks.share(fault.encode()).decode()
+    if fault:
+        raise CheckpointError(
+            f"checkpoint of step {step} could not be written to {final}: {fault}; "
+            "earlier checkpoints are untouched, make room or correct the directory and go on from the newest"
+        )
+    return final
+
+
+def _write(final: Path, model: PreTrainedModel, tokenizer: Any, streams: list[Stream], state: CheckpointState) -> str:
+    """Writes and commits the folder; returns what the disk had against it, "" for nothing."""
+    plain, adapters, moments = streams
+    partial = final.parent / f"{TEMPORARY}{final.name}-{os.getpid()}-{threading.get_ident()}"
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        _remove_partial(directory)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        _remove_partial(final.parent)
         partial.mkdir()
-        model.save_pretrained(partial)
+        # Through transformers, which knows how each architecture lays its files out; it wants all tensors at once.
+        model.save_pretrained(partial, state_dict=plain.collected())
         tokenizer.save_pretrained(partial)
-        save_file(_optimizer_tensors(model, optimizer), partial / "optimizer.safetensors")
+        attached = lora.attached(model)
+        if attached is not None:
+            write(partial / ADAPTERS, adapters, attached.metadata())
+        write(partial / OPTIMIZER, moments)
         (partial / "state.json").write_bytes(msgspec.json.format(msgspec.json.encode(state)))
         _seal(partial)
         _commit(partial, final)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        raise CheckpointError(
-            f"checkpoint of step {step} could not be written to {final}: {error}; "
-            "earlier checkpoints are untouched, make room or correct the directory and go on from the newest"
-        ) from error
-    return final
+        return str(error)
+    return ""
 
 
-def _optimizer_tensors(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _optimizer_stream(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Stream:
     """The optimizer's state by parameter name; a parameter that was never stepped has none."""
-    tensors = {RANDOM: torch.get_rng_state()}
+    parts = {RANDOM: Part.of(torch.get_rng_state())}
     for name, parameter in model.named_parameters():
         for kind, value in optimizer.state.get(parameter, {}).items():
             if kind not in MOMENTS:
                 raise CheckpointError(f"optimizer state {kind!r} of {name} is not AdamW's: {', '.join(MOMENTS)}")
-            tensors[f"{kind}.{name}"] = value.detach().contiguous()
-    return tensors
+            parts[f"{kind}.{name}"] = Part.of(value)
+    return Stream(parts)
 
 
 def _seal(folder: Path) -> None:
@@ -197,6 +229,9 @@ def read_state(path: Path) -> CheckpointState:
 def restore(path: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> CheckpointState:
     """Puts model, optimizer and torch's random state exactly back, in place: the next step is the same bit for bit.
 
+    A model with adapters must stand over the base that the run began with; its adapters are put back. A sharded one is
+    restored by every rank for itself, from the same files, whatever number of ranks wrote them.
+
     Every digest is verified before anything is changed. Raises CheckpointError when a file is missing or altered, or
     when the checkpoint is of another model.
     """
@@ -205,33 +240,70 @@ def restore(path: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer
     if fault is not None:
         raise CheckpointError(f"{path} is not whole: {fault}; restore from an earlier checkpoint")
     state = read_state(path)
-    tensors = load_file(path / "optimizer.safetensors")
+    adapters = _adapters(path, model)
+    tensors = load_file(path / OPTIMIZER)
     random_state = tensors.pop(RANDOM)
     moments = _moments_by_name(tensors, model, path)
-    _copy_weights(path, model)
-    for name, parameter in model.named_parameters():
-        optimizer.state.pop(parameter, None)
-        if name in moments:
-            optimizer.state[parameter] = {
-                # torch keeps the step counter on the CPU unless the optimizer is fused on a device
-                kind: value if kind == "step" else value.to(parameter.device)
-                for kind, value in moments[name].items()
-            }
+    if adapters is not None:
+        lora.load_adapter_state(model, adapters)
+    else:
+        _copy_weights(path, model)
+    _put_moments(moments, model, optimizer)
     torch.set_rng_state(random_state)
     return state
 
 
+def _adapters(path: Path, model: PreTrainedModel) -> dict[str, Tensor] | None:
+    """The adapters in the checkpoint, checked against the model's; None where neither has any."""
+    attached, stored = lora.attached(model) is not None, (path / ADAPTERS).exists()
+    if attached != stored:
+        raise CheckpointError(
+            f"{path} holds {'adapters' if stored else 'a fully trained policy'} and the model has "
+            f"{'adapters' if attached else 'none'}: go on as the run began, "
+            "or begin another run with this folder as its model"
+        )
+    if not stored:
+        return None
+    with safe_open(path / ADAPTERS, framework="pt") as file:
+        metadata: Mapping[str, str] = file.metadata() or {}
+    tensors: dict[str, Tensor] = load_file(path / ADAPTERS)
+    try:
+        lora.check_metadata(model, metadata)
+        lora.check_adapter_state(model, tensors)
+    except lora.LoraError as error:
+        raise CheckpointError(f"{path / ADAPTERS} does not belong to this model: {error}") from error
+    return tensors
+
+
+def _put_moments(
+    moments: Mapping[str, Mapping[str, Tensor]], model: PreTrainedModel, optimizer: torch.optim.Optimizer
+) -> None:
+    """Replaces the optimizer's state; of a sharded parameter each rank keeps its own share."""
+    for group in optimizer.param_groups:
+        # torch keeps the step counter on the CPU unless the optimizer works on it on the device
+        on_device = bool(group.get("fused") or group.get("capturable"))
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        for parameter in group["params"]:
+            optimizer.state.pop(parameter, None)
+            stored = moments.get(names[id(parameter)])
+            if stored is not None:
+                counter = stored["step"].to(parameter.device) if on_device else stored["step"]
+                optimizer.state[parameter] = {
+                    kind: counter if kind == "step" else placed(value, parameter) for kind, value in stored.items()
+                }
+
+
 def _copy_weights(path: Path, model: PreTrainedModel) -> None:
     """Reads through transformers, which knows how each architecture lays its files out, and copies in place."""
-    stored, report = type(model).from_pretrained(path, dtype=model.dtype, output_loading_info=True)
-    wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if names}
+    kind: Any = plain_class(model)
+    stored, report = kind.from_pretrained(path, dtype=model.dtype, output_loading_info=True)
+    wrong = {what: sorted(map(str, names)) for what, names in report.items() if names}
     weights: Mapping[str, Tensor] = stored.state_dict()
     own = model.state_dict()
     if wrong or {name: t.shape for name, t in own.items()} != {name: t.shape for name, t in weights.items()}:
-        raise CheckpointError(f"{path} holds another model than {type(model).__name__}: {wrong or 'other shapes'}")
-    with torch.no_grad():
-        for name, tensor in own.items():
-            tensor.copy_(weights[name])
+        raise CheckpointError(f"{path} holds another model than {kind.__name__}: {wrong or 'other shapes'}")
+    for name, tensor in own.items():
+        assign(tensor, weights[name])
 
 
 def _moments_by_name(tensors: Mapping[str, Tensor], model: PreTrainedModel, path: Path) -> dict[str, dict[str, Tensor]]:

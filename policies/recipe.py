@@ -34,10 +34,14 @@ class RecipeError(ValueError):
 
 @dataclass(frozen=True)
 class Term:
-    """One verifier's part of the reward. `optional`: an abstention leaves the term out instead of the sample."""
+    """One verifier's part of the reward. `optional`: an abstention leaves the term out instead of the sample.
+
+    qualifies: the score from which on a sample counts as having done what the verifier asks for; see `Rewards.qualified`.
+    """
 
     weight: float
     optional: bool = False
+    qualifies: float | None = None
 
 
 @dataclass(frozen=True)
@@ -76,16 +80,21 @@ class Recipe:
 class Rewards:
     """Rewards of the K samples of one group, channel by channel. Arrays are [K], float64 unless noted.
 
-    channels: verifier -> mean usable score in the verifier's own range, NaN where it gave none. total: weighted sum,
-    NaN where the sample is invalid. valid: bool. unsafe: 1 where a safety verdict says "Unsafe", 0 where all say
-    otherwise, NaN without any. costs: cost -> 0, 1 or NaN. problems: why invalid samples are, by sample.
+    channels: verifier -> mean usable score in the verifier's own range, NaN where it gave none. terms: verifier -> weight
+    * score for the family's terms, NaN where it gave none. total: weighted sum, NaN where the sample is invalid. valid:
+    bool. unsafe: 1 where a safety verdict says "Unsafe", 0 where all say otherwise, NaN without any. costs: cost -> 0, 1 or
+    NaN. qualified: bool, whether a sample is valid, reaches every threshold that its family's terms declare (at least one
+    must), and is called unsafe by no safety verdict, on answer or thought: length counts for or against such samples only.
+    problems: why invalid samples are, by sample.
     """
 
     channels: dict[str, Channel]
+    terms: dict[str, Channel]
     total: Channel
     valid: NDArray[np.bool_]
     unsafe: Channel
     costs: dict[str, Channel]
+    qualified: NDArray[np.bool_]
     problems: dict[int, str]
 
 
@@ -95,7 +104,7 @@ class Rewards:
 def from_mapping(data: Mapping[str, Any]) -> Recipe:
     """Reads a recipe: {"families": {label: {"route": [...], "terms": {...}, "costs": {...}}}}.
 
-    A term is a number (the weight) or {"weight": number, "optional": bool}; a cost {"verifier": name, "label": label}.
+    A term is a number (the weight) or {"weight": number, "optional": bool, "qualifies": number}; a cost {"verifier": name, "label": label}.
     Unknown keys and weights that are not finite raise RecipeError with the dotted key.
     """
     _known(data, ("families",), "recipe")
@@ -115,14 +124,21 @@ def from_mapping(data: Mapping[str, Any]) -> Recipe:
 
 def _term(spec: Any, key: str) -> Term:
     optional = False
+    threshold = None
     if isinstance(spec, Mapping):
-        _known(spec, ("weight", "optional"), key)
-        spec, optional = spec.get("weight"), spec.get("optional", False)
-    if isinstance(spec, bool) or not isinstance(spec, int | float) or not math.isfinite(spec):
+        _known(spec, ("weight", "optional", "qualifies"), key)
+        spec, optional, threshold = spec.get("weight"), spec.get("optional", False), spec.get("qualifies")
+    if not _finite(spec):
         raise RecipeError(f"{key} needs a finite number as its weight, not {spec!r}")
     if not isinstance(optional, bool):
         raise RecipeError(f"{key}.optional must be true or false, not {optional!r}")
-    return Term(float(spec), optional)
+    if threshold is not None and not _finite(threshold):
+        raise RecipeError(f"{key}.qualifies must be a finite number, not {threshold!r}")
+    return Term(float(spec), optional, None if threshold is None else float(threshold))
+
+
+def _finite(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
 
 
 def _cost(spec: Any, key: str) -> Cost:
@@ -175,17 +191,29 @@ def rewards(group: Group, recipe: Recipe) -> Rewards:
             problems[sample] = f"generation ended with {completion.finish}: {completion.error or 'no reason given'}"
 
     valid = np.array([sample not in problems for sample in range(count)], dtype=np.bool_)
+    unsafe = _flags([v for v in group.verdicts if v.principle == "safety"], UNSAFE_LABEL, count)
     return Rewards(
         channels=channels,
+        terms={name: term.weight * channels[name] for name, term in family.terms.items()},
         total=np.where(valid, total, np.nan),
         valid=valid,
-        unsafe=_flags([v for v in group.verdicts if v.principle == "safety"], UNSAFE_LABEL, count),
+        unsafe=unsafe,
+        qualified=valid & (unsafe != 1.0) & _reached(channels, family.terms, count),
         costs={
             name: _flags([v for v in group.verdicts if v.verifier == cost.verifier], cost.label, count)
             for name, cost in family.costs.items()
         },
         problems=problems,
     )
+
+
+def _reached(channels: Mapping[str, Channel], terms: Mapping[str, Term], count: int) -> NDArray[np.bool_]:
+    """Which samples reach every threshold that the terms declare; none where none is declared."""
+    asked = [(channels[name], term.qualifies) for name, term in terms.items() if term.qualifies is not None]
+    reached = np.full(count, bool(asked))
+    for scores, threshold in asked:
+        reached &= np.isnan(scores) | (scores >= threshold)  # a valid sample lacks only optional scores
+    return reached
 
 
 def _by_verifier(group: Group, count: int) -> dict[str, dict[int, list[Verdict]]]:

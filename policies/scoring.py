@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from safeladder.policies.branches import Branches, Stem, use
 from safeladder.policies.packing import pack_branches
 
-HEAD_ELEMENTS: Final = 2**24  # logits that exist at once where `head_tokens` is not given: 64 MiB in float32
+HEAD_ELEMENTS: Final = 2**25  # logits that exist at once where `head_tokens` is not given: 128 MiB in float32
 
 Tokens = Sequence[int]
 
@@ -66,17 +67,21 @@ def _pack_logprobs(
     head_tokens: int | None,
 ) -> list[Tensor]:
     """`completion_logprobs` of one pack, in one forward over a row [1, T]."""
-    row = _Row.of(sequences, may_share=not any("sliding" in kind for kind in _layer_types(model)))
+    row = _Row.of(sequences)
     if not row.targets:
         return [torch.zeros(0, device=model.device) for _ in sequences]
     targets = torch.tensor(row.targets, device=model.device)
     asks = {
         "input_ids": torch.tensor([row.ids], device=model.device),
         "position_ids": torch.tensor([row.positions], device=model.device),
-        "attention_mask": row.mask(model.device),
         "logits_to_keep": torch.tensor(row.places, device=model.device),
         "use_cache": False,
     }
+    if use(model):
+        # a mask of four dimensions is handed on unread, so that none is made
+        asks |= {"branches": Branches(row.stems), "attention_mask": torch.ones((1, 1, 1, 1), device=model.device)}
+    else:
+        asks["attention_mask"] = _masks(model, row)
     if head_reaches_output(model):
         with _head_replaced(model, lambda head, hidden: _score(head, hidden, targets, temperature, head_tokens)):
             logprobs = model(**asks).logits[0, :, 0]
@@ -85,10 +90,6 @@ def _pack_logprobs(
         logits = model(**asks).logits[0].float() / temperature
         logprobs = -functional.cross_entropy(logits, targets, reduction="none")
     return list(torch.split(logprobs, [len(completion) for _, completion in sequences]))
-
-
-def _layer_types(model: PreTrainedModel) -> Sequence[str]:
-    return getattr(model.config.get_text_config(), "layer_types", None) or ()
 
 
 # ------------------------------------------------------------------------------------------------------------ the row
@@ -100,53 +101,61 @@ class _Row:
 
     ids: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
-    group: list[int] = field(default_factory=list)  # which prompt a token belongs to
-    branch: list[int] = field(default_factory=list)  # which completion, 0 for the prompt itself
     places: list[int] = field(default_factory=list)  # [targets] where the logits of each completion token stand
     targets: list[int] = field(default_factory=list)
-    shares: bool = False
+    stems: list[Stem] = field(default_factory=list)
 
     @classmethod
-    def of(cls, sequences: Sequence[tuple[Tokens, Tokens]], may_share: bool) -> _Row:
+    def of(cls, sequences: Sequence[tuple[Tokens, Tokens]]) -> _Row:
         row = cls()
         previous: Tokens | None = None
-        branch = 0
         for prompt, completion in sequences:
             if not len(completion):
                 continue
-            branch = branch + 1 if may_share and previous is not None and list(previous) == list(prompt) else 1
-            row._add(prompt, completion, branch)
+            if previous is None or list(previous) != list(prompt):
+                row.stems.append(Stem(len(row.ids), len(prompt), []))
+                row._lay(prompt, 0)
+            row._branch(completion)
             previous = prompt
         return row
 
-    def _add(self, prompt: Tokens, completion: Tokens, branch: int) -> None:
-        """`branch` counts the completions of this prompt from 1; the prompt is laid down with the first."""
-        if branch == 1:
-            self._lay(prompt, 0, (self.group[-1] if self.group else 0) + 1, 0)
-            self._end_of_prompt = len(self.ids) - 1
-        self.shares |= branch > 1
-        self.places.append(self._end_of_prompt)
+    def _branch(self, completion: Tokens) -> None:
+        stem = self.stems[-1]
+        self.stems[-1] = Stem(stem.start, stem.length, [*stem.branches, len(completion) - 1])
+        self.places.append(stem.start + stem.length - 1)
         self.places += range(len(self.ids), len(self.ids) + len(completion) - 1)
         self.targets += map(int, completion)
-        self._lay(completion[:-1], len(prompt), self.group[-1], branch)
+        self._lay(completion[:-1], stem.length)  # the last token predicts nothing that is asked for
 
-    def _lay(self, ids: Tokens, start: int, group: int, branch: int) -> None:
+    def _lay(self, ids: Tokens, start: int) -> None:
         self.ids += map(int, ids)
         self.positions += range(start, start + len(ids))
-        self.group += [group] * len(ids)
-        self.branch += [branch] * len(ids)
 
-    def mask(self, device: torch.device) -> Tensor | None:
-        """[1, 1, T, T], true where a token may look: back at its prompt and at its own branch.
+    def mask(self, window: int | None, device: torch.device, dtype: torch.dtype) -> Tensor:
+        """[1, 1, T, T], 0 where a token looks and the lowest number elsewhere, for models without branches."""
+        group, branch = [], []
+        for number, stem in enumerate(self.stems):
+            group += [number] * (stem.length + sum(stem.branches))
+            branch += [0] * stem.length + [at for at, length in enumerate(stem.branches, 1) for _ in range(length)]
+        groups, branches, positions = (torch.tensor(x, device=device) for x in (group, branch, self.positions))
+        seen = (branches[None, :] == 0) | (branches[:, None] == branches[None, :])
+        seen &= (groups[:, None] == groups[None, :]).tril()
+        if window is not None:
+            seen &= positions[:, None] - positions[None, :] < window
+        lowest = torch.finfo(dtype).min
+        return torch.where(seen, 0.0, lowest).to(dtype)[None, None]
 
-        None where nothing is shared: position ids that start again at 0 then tell `transformers` by themselves
-        (masking_utils.find_packed_sequence_indices) where a sequence begins.
-        """
-        if not self.shares:
-            return None
-        group, branch = (torch.tensor(values, device=device) for values in (self.group, self.branch))
-        same = (branch[None, :] == 0) | (branch[:, None] == branch[None, :])
-        return ((group[:, None] == group[None, :]) & same).tril()[None, None]
+
+def _masks(model: PreTrainedModel, row: _Row) -> Tensor | dict[str, Tensor]:
+    """The mask of the whole row, or one for each kind of layer where a model has layers with a window."""
+    text = model.config.get_text_config()
+    whole = row.mask(None, model.device, model.dtype)
+    if not any("sliding" in kind for kind in getattr(text, "layer_types", None) or ()):
+        return whole
+    return {
+        "full_attention": whole,
+        "sliding_attention": row.mask(text.sliding_window, model.device, model.dtype),
+    }
 
 
 # ----------------------------------------------------------------------------------------------------------- the head
@@ -189,7 +198,7 @@ def _head_replaced(model: PreTrainedModel, answer: Any) -> Iterator[None]:
 def _score(head: nn.Linear, hidden: Tensor, targets: Tensor, temperature: float, head_tokens: int | None) -> Tensor:
     """Log-probabilities [1, N, 1] of targets [N] where the hidden states are [1, N, H]."""
     chunk = head_tokens or max(1, HEAD_ELEMENTS // head.out_features)
-    logprobs: Tensor = _HeadLogprobs.apply(hidden[0], head.weight, head.bias, targets, 1.0 / temperature, chunk)
+    logprobs: Tensor = _HeadLogprobs.apply(hidden[0], head.weight, head.bias, targets, 1.0 / temperature, chunk)  # type: ignore[no-untyped-call]
     return logprobs[None, :, None]
 
 
@@ -220,11 +229,11 @@ class _HeadLogprobs(torch.autograd.Function):
         return logprobs
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         states, weight, bias, targets, kept = ctx.saved_tensors
         kernel = weight.to(states.dtype)
         to_states = torch.empty_like(states)
-        to_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None
+        to_weight: Tensor | None = None
         to_bias = torch.zeros_like(bias) if bias is not None and ctx.needs_input_grad[2] else None
         with torch.autocast(states.device.type, enabled=False):
             for start in range(0, len(targets), ctx.chunk):
@@ -239,10 +248,9 @@ class _HeadLogprobs(torch.autograd.Function):
                     to_bias += p.sum(0)
                 p = p.to(states.dtype)
                 torch.mm(p, kernel, out=to_states[part])
-                if to_weight is not None:
-                    to_weight.addmm_(p.t(), states[part]) if p.dtype == to_weight.dtype else to_weight.add_(
-                        p.t() @ states[part]
-                    )
+                if ctx.needs_input_grad[1]:
+                    share = p.t() @ states[part]  # the first one is the sum's beginning: zeros of that size cost a pass
+                    to_weight = share.to(weight.dtype) if to_weight is None else to_weight.add_(share)
         return to_states.to(ctx.hidden_dtype), to_weight, to_bias, None, None, None
 
 

@@ -1,16 +1,15 @@
-"""One optimizer step: from a batch of groups to changed weights.
+"""A learner's step on one batch: from groups of completions to changed weights.
 
-    rewards -> advantages -> forward, pack by pack -> weights of importance -> clipped loss + penalty -> AdamW
+    rewards -> advantages -> (proximal forward) -> forward, loss, backward, pack by pack -> AdamW -> multipliers
 
 What is kept true here:
 
-* Packs change nothing. Sequences are laid end to end without padding and each pack's loss is divided by the denominator
-  of the whole batch, so the accumulated gradient is that of one large forward, whatever the token budget.
-* A sequence that is invalid, vetoed or masked stays counted in the denominator: it never changes another's gradient.
-* One update a batch, so the proximal policy is the current one before the update: its log-probabilities are the current
-  ones, detached, and no second forward is paid for them. The ratio is then 1 and the clip removes nothing; what the
-  clipped form gives is its gradient, A * w * grad ln pi.
-* Nothing half done: parameters and optimizer are touched only after every loss and the whole gradient proved finite.
+* Packs change nothing. Sequences are laid end to end without padding, and each completion's loss has a coefficient that was
+  computed for the whole update, so the accumulated gradient is that of one large forward, whatever the token budget.
+* A completion that is invalid, filtered or masked stays counted in the denominator: it never changes another's gradient.
+* A batch that makes one update needs no second forward for the proximal policy: it is the current one before the update.
+* Nothing half done: parameters and optimizer are touched only after every loss and the whole gradient of an update proved
+  finite.
 """
 
 from __future__ import annotations
@@ -18,135 +17,71 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from safeladder.policies.advantages import ADVANTAGES
-from safeladder.policies.batch import StepReport, TrainingGroup
-from safeladder.policies.corrections import CORRECTIONS, diagnose, log_ratios, veto
-from safeladder.policies.objectives import (
-    OBJECTIVES,
-    Aggregation,
-    KLKind,
-    aggregate,
-    clip_fraction,
-    denominator,
-    over_tokens,
-    reference_kl,
-)
+from safeladder.policies.aggregation import coefficients
+from safeladder.policies.batch import TrainingGroup
+from safeladder.policies.corrections import log_ratios
+from safeladder.policies.credit import Credit, CreditError
+from safeladder.policies.lazy_start import LazyStart
+from safeladder.policies.loss import PolicyLoss, Sample
+from safeladder.policies.options import StepOptions
 from safeladder.policies.packing import pack_branches
+from safeladder.policies.parallel import clip_gradient, divide, idle_pass, shard
+from safeladder.policies.ranks import Ranks
+from safeladder.policies.report import StepReport, Tally
 from safeladder.policies.scoring import completion_logprobs
 
-Value = TypeVar("Value")
-
+if TYPE_CHECKING:
+    from safeladder.policies.constraints import Constraints
 
 __all__ = ["LearnerStep", "StepError", "StepOptions", "StepReport", "TrainingGroup"]
 
 
 class StepError(RuntimeError):
-    """A batch that cannot be trained on. The parameters and the optimizer are as they were before it."""
-
-
-@dataclass(frozen=True)
-class StepOptions:
-    """How a step is made. Probabilities and ratios are plain numbers, logarithms natural.
-
-    warmup_steps: the learning rate grows linearly from learning_rate / warmup_steps, then stays.
-    correction_low, correction_cap: bounds of an importance weight, see `corrections.py`; veto: 0 is off.
-    reference_kl: weight of the penalty; 0 asks for no reference log-probabilities.
-    token_budget: tokens of one forward; it bounds memory and changes no result beyond rounding.
-    max_completion_tokens: divisor of aggregation "constant". temperature: the one that the tokens were sampled with.
-    """
-
-    learning_rate: float = 1e-5
-    betas: tuple[float, float] = (0.9, 0.95)
-    weight_decay: float = 0.01
-    max_gradient_norm: float = 1.0
-    warmup_steps: int = 0
-    objective: str = "clipped"
-    clip_low: float = 0.2
-    clip_high: float = 0.2
-    dual_clip: float | None = None
-    advantage: str = "grpo"
-    aggregation: Aggregation = "token_mean"
-    max_completion_tokens: int | None = None
-    correction: str = "token_truncate"
-    correction_low: float = 0.5
-    correction_cap: float = 2.0
-    veto: float = 0.0
-    reference_kl: float = 0.001
-    kl_kind: KLKind = "k3"
-    token_budget: int = 1024
-    temperature: float = 1.0
-
-
-@dataclass(frozen=True)
-class _Sequence:
-    """One completion on its way through the step."""
-
-    group: TrainingGroup
-    sample: int
-    advantage: float
-
-    @property
-    def length(self) -> int:
-        return len(self.group.completion_ids[self.sample])
-
-
-@dataclass
-class _Totals:
-    """What the packs of a batch leave behind for the report; tensors are flat over tokens."""
-
-    policy_loss: float = 0.0
-    kl: float = 0.0
-    logprobs: list[Tensor] = field(default_factory=list)
-    log_ratio: list[Tensor] = field(default_factory=list)
-    weights: list[Tensor] = field(default_factory=list)
-    clipped_tokens: float = 0.0
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+    """A batch that cannot be trained on. The parameters and the optimizer are as they were before the failing update."""
 
 
 class LearnerStep:
     """Holds the optimizer of a model and makes steps on it. Not safe for use by several threads at once.
 
-    `steps_done` counts optimizer steps in the surviving history; a learner that restores a checkpoint sets it.
+    `steps_done` counts batches in the surviving history; a learner that restores a checkpoint sets it, and puts back what
+    `state` gave.
     """
 
-    def __init__(self, model: PreTrainedModel, options: StepOptions | None = None, steps_done: int = 0) -> None:
-        """Raises ValueError for unknown names among the options, or weights that are not float32.
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        options: StepOptions | None = None,
+        steps_done: int = 0,
+        constraints: Constraints | None = None,
+        lazy_start: LazyStart | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        """With several `ranks` each makes the same calls with the same batches, and the work of a step is divided.
+
+        Raises RuleError or ValueError for options that cannot be, or weights that are not float32.
 
         float32 is asked for because a bfloat16 weight loses most updates of size learning_rate to rounding.
         """
         self.model = model
         self.options = options or StepOptions()
         self.steps_done = steps_done
-        self._estimate = _named(ADVANTAGES, self.options.advantage, "advantage")
-        self._objective = _named(OBJECTIVES, self.options.objective, "objective")
-        self._correct = _named(CORRECTIONS, self.options.correction, "correction")
-        denominator([], self.options.aggregation, self.options.max_completion_tokens)  # refuses what it does not know
-        reference_kl(torch.zeros(0), torch.zeros(0), self.options.kl_kind)
-        trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        odd = [name for name, parameter in trained if parameter.dtype != torch.float32]
-        if odd:
-            raise ValueError(
-                f"{len(odd)} parameters are not float32, {odd[0]} first; load the policy as float32 to train"
-            )
-        # No dropout: the log-probabilities must be of the policy that the engine samples from.
-        model.eval()
-        self._parameters = [parameter for _, parameter in trained]
+        self.constraints = constraints
+        self.lazy_start = lazy_start
+        self._credit = Credit(self.options)
+        self._loss = PolicyLoss(self.options)
+        coefficients([], [], self.options.aggregation, self.options.max_completion_tokens)  # refuses what cannot be
+        self._penalised = self.options.reference_kl > 0 or self._loss.moves_without_advantage()
+        prepare(model, self.options.activation_checkpointing)
+        self.ranks = ranks or Ranks.alone(str(model.device))
+        shard(model, self.ranks)
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.optimizer = torch.optim.AdamW(
             self._parameters,
             lr=self.options.learning_rate,
@@ -160,176 +95,284 @@ class LearnerStep:
         warmup = self.options.warmup_steps
         return self.options.learning_rate * (min(1.0, (self.steps_done + 1) / warmup) if warmup > 0 else 1.0)
 
-    def train(self, batch: Sequence[TrainingGroup]) -> StepReport:
-        """Makes one optimizer step on a batch. It counts also when no sample carries a gradient and nothing moves.
+    def state(self) -> dict[str, Any]:
+        """Plain JSON of what a checkpoint must hold beside tensors: multipliers and the lazy start."""
+        return {
+            "constraints": self.constraints.state() if self.constraints else None,
+            "lazy_start": self.lazy_start.state() if self.lazy_start else None,
+        }
 
-        Raises StepError, naming the groups, when a loss or the gradient is not finite or a reference is missing.
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Puts back what `state` gave; a part that this learner does not have is left out."""
+        if self.constraints and state.get("constraints"):
+            self.constraints.restore(state["constraints"])
+        if self.lazy_start and state.get("lazy_start"):
+            self.lazy_start.restore(state["lazy_start"])
+
+    def train(self, batch: Sequence[TrainingGroup], version: int = 0) -> StepReport:
+        """Makes a step on a batch. It counts also when no completion carries a gradient and nothing moves.
+
+        version: the learner's weight version, from which the ages of tokens follow. Raises StepError, naming the groups,
+        when a loss or the gradient is not finite, or a group lacks what the options need.
         """
         started = time.perf_counter()
-        totals = _Totals()
-        sequences, zero_spread = self._with_advantages(batch)
-        packs = self._packs(sequences)
+        tally = Tally()
         try:
-            self._accumulate(batch, packs, totals)
-            with totals.phase("optimizer"):
-                norm = self._clip_gradient(batch, packs)
-                rate = self.learning_rate()
-                for parameters in self.optimizer.param_groups:
-                    parameters["lr"] = rate
-                self.optimizer.step()
+            with tally.phase("advantages"):
+                samples = self._samples(batch)
+            chosen = [sample for sample in samples if self._carries_gradient(sample)]
+            if self._needs_proximal():
+                with tally.phase("proximal"):
+                    self._look_back(chosen, tally)
+                if self._credit.reads_ratios:
+                    self._assign(batch, samples)
+            for epoch in range(self.options.epochs):
+                for part in self._minibatches(len(batch)):
+                    self._update(samples, chosen, part, epoch, version, tally)
+        except CreditError as error:
+            raise StepError(str(error)) from error
         finally:
             self.optimizer.zero_grad(set_to_none=True)
+        rate = self.learning_rate()
         self.steps_done += 1
-        totals.seconds["total"] = time.perf_counter() - started
-        return self._report(batch, packs, totals, rate, norm, zero_spread)
+        tally.merge(self.ranks, samples)
+        self._adapt(batch, version, tally)
+        tally.seconds["total"] = time.perf_counter() - started
+        return tally.report(
+            self.steps_done,
+            rate,
+            self.options.reference_kl,
+            version,
+            batch,
+            _without_spread(samples, len(batch)),
+            self.constraints.report() if self.constraints else {},
+        )
 
     # ------------------------------------------------------------------------------------------ before the forward
 
-    def _with_advantages(self, batch: Sequence[TrainingGroup]) -> tuple[list[_Sequence], int]:
-        """Every completion with its advantage, and how many groups have no spread."""
-        sequences: list[_Sequence] = []
-        zero_spread = 0
+    def _samples(self, batch: Sequence[TrainingGroup]) -> list[Sample]:
+        """Every completion of the batch with its advantages."""
         for group in batch:
             if self.options.reference_kl > 0 and group.reference is None:
                 raise StepError(f"group {group.id} has no reference log-probabilities; route it through the reference")
-            rewards, valid = torch.from_numpy(group.rewards.astype(np.float64)), torch.from_numpy(group.valid)
-            try:
-                advantages = self._estimate(rewards, valid)
-            except ValueError as error:
-                raise StepError(f"group {group.id}: {error}") from error
-            zero_spread += not bool(advantages.any())
-            sequences += [_Sequence(group, sample, float(a)) for sample, a in enumerate(advantages)]
-        return sequences, zero_spread
+        samples = [
+            Sample(group, k, place, torch.zeros(len(tokens)), torch.from_numpy(group.kept_of(k)))
+            for place, group in enumerate(batch)
+            for k, tokens in enumerate(group.completion_ids)
+        ]
+        if not self._credit.reads_ratios:
+            self._assign(batch, samples)
+        return samples
 
-    def _packs(self, sequences: Sequence[_Sequence]) -> list[list[_Sequence]]:
-        """The sequences that carry a gradient, packed. Without penalty, a zero advantage carries none."""
-        penalised = self.options.reference_kl > 0
-        chosen = [s for s in sequences if s.length and (penalised or s.advantage != 0.0)]
-        prompts = [s.group.prompt_ids.tolist() for s in chosen]
-        packs = pack_branches(prompts, [s.length - 1 for s in chosen], self.options.token_budget)
-        return [[chosen[index] for index in indices] for indices in packs]
+    def _assign(self, batch: Sequence[TrainingGroup], samples: Sequence[Sample]) -> None:
+        known = None
+        if self._credit.reads_ratios:
+            columns = iter(samples)
+            known = [[_look(next(columns)) for _ in group.completion_ids] for group in batch]
+        factor = self.lazy_start.factor if self.lazy_start else 1.0
+        assigned = self._credit.assign(batch, self.constraints, factor, known)
+        for sample in samples:
+            sample.advantages = assigned[sample.place][sample.index]
 
-    # ------------------------------------------------------------------------------------------ forward and backward
+    def _carries_gradient(self, sample: Sample) -> bool:
+        """Without penalty and constraint, a completion whose advantages are all zero need not be computed."""
+        needed = self._penalised or self.constraints is not None or self._credit.reads_ratios
+        return sample.length > 0 and bool(sample.kept.any()) and (needed or bool(sample.advantages.any()))
+
+    def _needs_proximal(self) -> bool:
+        options = self.options
+        several = options.epochs * options.minibatches > 1 or self._loss.whole_batch or self._credit.reads_ratios
+        return options.proximal == "recompute" or (options.proximal == "auto" and several)
+
+    def _look_back(self, chosen: Sequence[Sample], tally: Tally) -> None:
+        """The policy at the start of the step, and the weights that follow from it."""
+        packs = self._packs(chosen)
+        shares = self._divide(packs)
+        found = []
+        with torch.no_grad():
+            for number in shares[self.ranks.rank]:
+                if number is None:
+                    idle_pass(self.model, gradient=False)
+                else:
+                    found.append(self._logprobs(packs[number]).cpu())
+        logprobs = torch.cat(self.ranks.collect(torch.cat([torch.zeros(0), *found])))
+        order = [sample for share in shares for number in share if number is not None for sample in packs[number]]
+        for sample, part in zip(order, torch.split(logprobs, [s.length for s in order]), strict=True):
+            sample.proximal = part
+        tally.filtered.update(self._loss.weigh(chosen) if self.ranks.first else (self._loss.weigh(chosen) and {}))
+
+    def _minibatches(self, groups: int) -> Iterator[range]:
+        """The batch's groups in as many contiguous parts of nearly equal size as there are minibatches."""
+        count = min(self.options.minibatches, max(1, groups))
+        for part in range(count):
+            yield range(groups * part // count, groups * (part + 1) // count)
+
+    def _packs(self, samples: Sequence[Sample]) -> list[list[Sample]]:
+        prompts = [sample.group.prompt_ids.tolist() for sample in samples]
+        packs = pack_branches(prompts, [sample.length - 1 for sample in samples], self.options.token_budget)
+        return [[samples[index] for index in indices] for indices in packs]
+
+    # -------------------------------------------------------------------------------------------------- one update
+
+    def _update(
+        self,
+        samples: Sequence[Sample],
+        chosen: Sequence[Sample],
+        part: range,
+        epoch: int,
+        version: int,
+        tally: Tally,
+    ) -> None:
+        """One optimizer step on the groups of `part`."""
+        counted = [sample for sample in samples if sample.place in part]
+        shares = coefficients(
+            [int(sample.kept.sum()) for sample in counted],
+            [sample.place for sample in counted],
+            self.options.aggregation,
+            self.options.max_completion_tokens,
+        )
+        share_of = {(s.place, s.index): share for s, share in zip(counted, shares, strict=True)}
+        packs = self._packs([sample for sample in chosen if sample.place in part])
+        self._accumulate(packs, share_of, epoch, version, tally)
+        with tally.phase("optimizer"):
+            norm = self._clip_gradient(packs, share_of, epoch, version)
+            for parameters in self.optimizer.param_groups:
+                parameters["lr"] = self.learning_rate()
+            self.optimizer.step()
+        tally.grad_norm = max(tally.grad_norm, norm)
+        tally.updates += 1
 
     def _accumulate(
-        self, batch: Sequence[TrainingGroup], packs: Sequence[Sequence[_Sequence]], totals: _Totals
-    ) -> None:
-        """Adds the gradient of every pack to `.grad`. All completions of the batch count in the denominator."""
-        lengths = [len(tokens) for group in batch for tokens in group.completion_ids]
-        divisor = denominator(lengths, self.options.aggregation, self.options.max_completion_tokens)
-        self.optimizer.zero_grad(set_to_none=True)
-        for sequences in packs:
-            with totals.phase("forward"):
-                loss = self._loss(sequences, divisor, totals)
-            if not math.isfinite(float(loss.detach())):
-                raise StepError(
-                    f"the loss is {float(loss.detach())} in the pack of {_names(sequences)}; nothing changed"
-                )
-            with totals.phase("backward"):
-                torch.autograd.backward(loss)
-
-    def _loss(self, sequences: Sequence[_Sequence], divisor: float, totals: _Totals) -> Tensor:
-        """The loss of one pack, divided by the batch's denominator."""
-        options = self.options
-        lengths = [s.length for s in sequences]
-        pairs = [(s.group.prompt_ids.tolist(), s.group.completion_ids[s.sample].tolist()) for s in sequences]
-        logprobs = torch.cat(completion_logprobs(self.model, pairs, options.temperature, options.token_budget))
-        device = logprobs.device
-        proximal = logprobs.detach()
-        log_ratio = log_ratios(proximal, _flat([s.group.behaviour[s.sample] for s in sequences], device))
-        kept = veto(log_ratio, lengths, options.veto)
-        weights = torch.where(kept, self._correct(log_ratio, options.correction_low, options.correction_cap), 0.0)
-        per_sequence = torch.tensor([s.advantage for s in sequences], dtype=logprobs.dtype, device=device)
-        advantages = over_tokens(per_sequence, lengths)
-
-        losses = self._objective(
-            logprobs, proximal, advantages, weights, options.clip_low, options.clip_high, options.dual_clip
-        )
-        everywhere = torch.ones_like(kept)
-        loss = policy_loss = aggregate(losses, everywhere, lengths, options.aggregation, divisor)
-        if options.reference_kl > 0:
-            reference = _flat([s.group.reference[s.sample] for s in sequences if s.group.reference is not None], device)
-            penalties = reference_kl(logprobs, reference, options.kl_kind)
-            kl = aggregate(penalties, everywhere, lengths, options.aggregation, divisor)
-            loss = policy_loss + options.reference_kl * kl
-            totals.kl += float(kl.detach())
-        totals.policy_loss += float(policy_loss.detach())
-        totals.logprobs.append(proximal.cpu())
-        totals.log_ratio.append(log_ratio.cpu())
-        totals.weights.append(weights.cpu())
-        fraction = clip_fraction(logprobs, proximal, advantages, options.clip_low, options.clip_high)
-        totals.clipped_tokens += float(fraction) * sum(lengths)
-        return loss
-
-    def _clip_gradient(self, batch: Sequence[TrainingGroup], packs: Sequence[Sequence[_Sequence]]) -> float:
-        """Norm of the whole gradient before clipping. A norm that is not finite raises StepError with the culprits."""
-        held = [parameter for parameter in self._parameters if parameter.grad is not None]
-        if not held:
-            return 0.0
-        norm = float(torch.nn.utils.clip_grad_norm_(held, self.options.max_gradient_norm))
-        if not math.isfinite(norm):
-            raise StepError(f"the gradient's norm is {norm}, from {self._culprits(batch, packs)}; nothing changed")
-        return norm
-
-    def _culprits(self, batch: Sequence[TrainingGroup], packs: Sequence[Sequence[_Sequence]]) -> str:
-        """Which packs have a gradient that is not finite: each once more on its own, now that the step is lost."""
-        guilty: list[_Sequence] = []
-        for sequences in packs:
-            self._accumulate(batch, [sequences], _Totals())
-            if not all(bool(torch.isfinite(p.grad).all()) for p in self._parameters if p.grad is not None):
-                guilty += sequences
-        return _names(guilty) if guilty else "the sum over the groups " + ", ".join(group.id for group in batch)
-
-    # -------------------------------------------------------------------------------------------------- the report
-
-    def _report(
         self,
-        batch: Sequence[TrainingGroup],
-        packs: Sequence[Sequence[_Sequence]],
-        totals: _Totals,
-        rate: float,
-        norm: float,
-        zero_spread: int,
-    ) -> StepReport:
-        trained = sum(s.length for sequences in packs for s in sequences)
-        found = diagnose(torch.cat([torch.zeros(0), *totals.log_ratio]), torch.cat([torch.zeros(0), *totals.weights]))
-        logprob_sum = sum(float(part.double().sum()) for part in totals.logprobs)
-        return StepReport(
-            step=self.steps_done,
-            learning_rate=rate,
-            loss=totals.policy_loss + self.options.reference_kl * totals.kl,
-            policy_loss=totals.policy_loss,
-            kl=totals.kl,
-            entropy=-logprob_sum / max(1, trained),
-            grad_norm=norm,
-            clip_fraction=totals.clipped_tokens / max(1, trained),
-            ess=found.ess,
-            mismatch=found.mismatch,
-            log_ratio_mean=found.log_ratio_mean,
-            log_ratio_max=found.log_ratio_max,
-            truncated_fraction=found.truncated,
-            masked_fraction=found.masked,
-            groups=len(batch),
-            sequences=sum(len(group.completion_ids) for group in batch),
-            valid_sequences=sum(int(group.valid.sum()) for group in batch),
-            zero_spread_groups=zero_spread,
-            tokens=sum(len(tokens) for group in batch for tokens in group.completion_ids),
-            trained_tokens=trained,
-            prompt_tokens=sum(len(group.prompt_ids) for group in batch),
-            packs=len(packs),
-            seconds=totals.seconds,
-        )
+        packs: Sequence[Sequence[Sample]],
+        share_of: Mapping[tuple[int, int], float],
+        epoch: int,
+        version: int,
+        tally: Tally,
+    ) -> None:
+        """Leaves the gradient of all packs in `.grad`. Raises StepError on every rank when a loss is not finite."""
+        self.optimizer.zero_grad(set_to_none=True)
+        fault = ""
+        for number in self._divide(packs)[self.ranks.rank]:
+            if number is None:
+                idle_pass(self.model)
+                continue
+            samples = packs[number]
+            with tally.phase("forward"):
+                logprobs = self._logprobs(samples)
+            with tally.phase("loss"):
+                shares = [share_of[sample.place, sample.index] for sample in samples]
+                loss = self._loss(samples, logprobs, shares, epoch, version)
+            if not math.isfinite(loss.policy_loss + loss.kl):
+                fault += f"the loss is {loss.policy_loss} and its penalty {loss.kl} in the pack of {_names(samples)}; "
+            with tally.phase("backward"):
+                torch.autograd.backward([logprobs], [loss.gradient])
+            tally.add(samples, logprobs.detach(), loss, epoch)
+        if faults := self.ranks.faults(fault):
+            raise StepError(f"{''.join(faults)}nothing changed")
+
+    def _divide(self, packs: Sequence[Sequence[Sample]]) -> list[list[int | None]]:
+        """Which rank computes which pack when; one rank alone takes them as they come."""
+        if self.ranks.world == 1:
+            return [list(range(len(packs)))]
+        return divide([sum(s.length for s in pack) + len(pack[0].group.prompt_ids) for pack in packs], self.ranks.world)
+
+    def _logprobs(self, samples: Sequence[Sample]) -> Tensor:
+        """ln pi of the samples' tokens [N], one after the other."""
+        options = self.options
+        pairs = [(s.group.prompt_ids.tolist(), s.group.completion_ids[s.index].tolist()) for s in samples]
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=options.compute_dtype == "bfloat16"):
+            return torch.cat(
+                completion_logprobs(self.model, pairs, options.temperature, options.token_budget, options.head_tokens)
+            )
+
+    def _clip_gradient(
+        self,
+        packs: Sequence[Sequence[Sample]],
+        share_of: Mapping[tuple[int, int], float],
+        epoch: int,
+        version: int,
+    ) -> float:
+        """Norm of the whole gradient before clipping. A norm that is not finite raises StepError with the culprits."""
+        norm = clip_gradient(self._parameters, self.options.max_gradient_norm)
+        if math.isfinite(norm):
+            return norm
+        guilty: list[Sample] = []
+        for samples in packs:  # each once more on its own, now that the step is lost
+            self._accumulate([samples], share_of, epoch, version, Tally())
+            whole = all(bool(torch.isfinite(p.grad).all()) for p in self._parameters if p.grad is not None)
+            if self.ranks.faults("" if whole else "here"):
+                guilty += samples
+        named = guilty or [sample for samples in packs for sample in samples]
+        raise StepError(f"the gradient's norm is {norm}, from {_names(named)}; nothing changed")
+
+    # ------------------------------------------------------------------------------------------- after the updates
+
+    def _adapt(self, batch: Sequence[TrainingGroup], version: int, tally: Tally) -> None:
+        """Moves the multipliers by the costs of this batch, and the lazy start by its rewards."""
+        if self.constraints is not None:
+            weights = tally.sequence_weights()
+            episodes = [(place, k) for place, group in enumerate(batch) for k in range(len(group.completion_ids))]
+            ages = [version - int(batch[p].versions[k].min(initial=version)) for p, k in episodes]
+            self.constraints.update(
+                self.steps_done,
+                {
+                    name: (
+                        [float(batch[p].costs[name][k]) if batch[p].valid[k] else math.nan for p, k in episodes],
+                        [weights.get(episode, 1.0) for episode in episodes],
+                        ages,
+                    )
+                    for name in self.constraints.multipliers()
+                },
+            )
+        if self.lazy_start is not None:
+            self.lazy_start.update(_curves(batch))
 
 
-def _named(registry: Mapping[str, Value], name: str, what: str) -> Value:
-    if name not in registry:
-        raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(registry))}")
-    return registry[name]
+def prepare(model: PreTrainedModel, activation_checkpointing: bool = False) -> None:
+    """Makes a model ready to be trained: no dropout, float32, and activations computed again where asked for.
+
+    No dropout, because the log-probabilities must be of the policy that the engine samples from. Raises ValueError for
+    trained weights that are not float32.
+    """
+    odd = [name for name, p in model.named_parameters() if p.requires_grad and p.dtype != torch.float32]
+    if odd:
+        raise ValueError(f"{len(odd)} parameters are not float32, {odd[0]} first; load the policy as float32 to train")
+    model.eval()
+    if not activation_checkpointing:
+        return
+    model.activation_checkpointing_enable({"use_reentrant": False})
+    model.train()  # transformers recomputes activations in training mode only
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0
 
 
-def _names(sequences: Sequence[_Sequence]) -> str:
-    return "groups " + ", ".join(dict.fromkeys(s.group.id for s in sequences))
+def _curves(batch: Sequence[TrainingGroup]) -> dict[str, float]:
+    """What a lazy start may watch: mean `reward`, share `qualified`, mean of every cost; NaN where nothing is known."""
+    columns: dict[str, list[float]] = {"reward": [], "qualified": []}
+    for group in batch:
+        columns["reward"] += group.rewards[group.valid].tolist()
+        if group.qualified is not None:
+            columns["qualified"] += group.qualified[group.valid].tolist()
+        for name, cost in group.costs.items():
+            columns.setdefault(name, []).extend(cost[np.isfinite(cost)].tolist())
+    return {name: sum(values) / len(values) if values else math.nan for name, values in columns.items()}
 
 
-def _flat(columns: Sequence[NDArray[np.float32]], device: torch.device) -> Tensor:
-    return torch.from_numpy(np.concatenate(columns).astype(np.float32)).to(device)
+def _look(sample: Sample) -> Tensor:
+    """ln proximal - ln behaviour [n]; zero for a completion without a kept token, which was not looked at."""
+    if sample.proximal is None:
+        return torch.zeros(sample.length)
+    return log_ratios(sample.proximal, torch.from_numpy(sample.behaviour))
+
+
+def _without_spread(samples: Sequence[Sample], groups: int) -> int:
+    """How many groups carry no advantage at all."""
+    return groups - len({sample.place for sample in samples if bool(sample.advantages.any())})
+
+
+def _names(samples: Sequence[Sample]) -> str:
+    return "groups " + ", ".join(dict.fromkeys(sample.group.id for sample in samples))

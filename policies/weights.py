@@ -2,7 +2,7 @@
 
 A publication is a directory `v00000007/` with two files:
 
-    model.safetensors   every tensor of the model once (tied tensors under the first of their names)
+    model.safetensors   every tensor of the plain model once (tied tensors under the first of their names)
     manifest.json       a `Manifest`: version, step, base, the tensors' names, types and shapes, size and digest
 
 It is written under another name and renamed when complete, so a reader sees all of it or nothing; it never changes
@@ -34,8 +34,11 @@ import structlog
 import torch
 from msgspec import Struct
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from safeladder.policies import lora
+from safeladder.policies.tensors import Part, Stream, distinct, write
 
 MANIFEST: Final = "manifest.json"
 TENSORS: Final = "model.safetensors"
@@ -80,7 +83,7 @@ def folder(directory: Path, version: int) -> Path:
 
 
 def publish(
-    weights: nn.Module | Mapping[str, Tensor],
+    weights: nn.Module | Mapping[str, Tensor] | Stream,
     directory: Path,
     version: int,
     base: int | None = None,
@@ -88,63 +91,69 @@ def publish(
     step: int = 0,
     created_by: str = "",
 ) -> Manifest:
-    """Writes `weights` (a model, or tensors by name) as `version` and returns the manifest.
+    """Writes `weights` (a model, tensors by name, or a stream of them) as `version` and returns the manifest.
 
-    `base` is the version that the tensors are a difference to; None says that they are complete.
-    On any failure nothing is left behind. Raises WeightsError when the version already exists, when there is no room,
-    or when the directory cannot be written.
+    A model with adapters is published as the plain model that it stands for, see `lora.merged_state`; of a sharded one,
+    the other ranks meanwhile run `lora.merged_state(model).exhaust()`. `base` is the version that the tensors are a
+    difference to; None says that they are complete.
+    On any failure nothing is left behind, and a stream is run to its end, so that no other rank waits. Raises
+    WeightsError when the version already exists, when there is no room, or when the directory cannot be written.
     """
     if version < 0:
         raise ValueError(f"a version is 0 or more, not {version}")
-    target = folder(directory, version)
+    stream = _stream(weights)
+    draft = Manifest(
+        version=version,
+        step=step,
+        base=base,
+        tensors=[
+            TensorEntry(name=name, dtype=str(part.dtype).removeprefix("torch."), shape=list(part.shape))
+            for name, part in stream.parts.items()
+        ],
+        bytes=0,
+        digest="",
+        created=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        created_by=created_by,
+    )
+    try:
+        return _written(stream, draft, directory)
+    except WeightsError:
+        stream.exhaust()
+        raise
+
+
+def _stream(weights: nn.Module | Mapping[str, Tensor] | Stream) -> Stream:
+    if isinstance(weights, Stream):
+        return weights
+    if isinstance(weights, nn.Module):
+        return lora.merged_state(weights)
+    return Stream({name: Part.of(tensor) for name, tensor in distinct(weights).items()})
+
+
+def _written(stream: Stream, draft: Manifest, directory: Path) -> Manifest:
+    """Writes the publication under another name and commits it by the rename."""
+    target = folder(directory, draft.version)
     if target.exists():
         raise WeightsError(f"{target} exists already: a version is never reused, publish under a higher one")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in distinct(weights).items()}
     temporary: Path | None = None
     try:
         directory.mkdir(parents=True, exist_ok=True)
         _remove_partials(directory)
         temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=PARTIAL, dir=directory))
-        save_file(tensors, temporary / TENSORS)
-        manifest = _sealed(
-            Manifest(
-                version=version,
-                step=step,
-                base=base,
-                tensors=_entries(tensors),
-                bytes=(temporary / TENSORS).stat().st_size,
-                digest=_digest(temporary / TENSORS),
-                created=datetime.now(UTC).isoformat(timespec="milliseconds"),
-                created_by=created_by,
-            )
-        )
+        digest = write(temporary / TENSORS, stream)
+        size = (temporary / TENSORS).stat().st_size
+        manifest = _sealed(msgspec.structs.replace(draft, bytes=size, digest=digest))
         (temporary / MANIFEST).write_bytes(msgspec.json.encode(manifest))
         temporary.chmod(0o755)
         temporary.rename(target)
-    except (OSError, SafetensorError) as error:
-        size = sum(tensor.nbytes for tensor in tensors.values())
-        raise WeightsError(f"cannot publish version {version} ({size:,} bytes) into {directory}: {error}") from error
+    except OSError as error:
+        raise WeightsError(
+            f"cannot publish version {draft.version} ({stream.bytes:,} bytes) into {directory}: {error}"
+        ) from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
     return manifest
-
-
-def distinct(weights: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors by name, parameters and persistent buffers, each storage once: of tied ones the first name stays.
-
-    Writer and reader of one architecture come to the same names, whichever tensors it ties.
-    """
-    named = weights.state_dict() if isinstance(weights, nn.Module) else weights
-    seen: set[tuple[int, torch.device, tuple[int, ...], tuple[int, ...]]] = set()
-    result: dict[str, Tensor] = {}
-    for name, tensor in named.items():
-        identity = (tensor.data_ptr(), tensor.device, tuple(tensor.shape), tensor.stride())
-        if tensor.numel() and identity in seen:
-            continue
-        seen.add(identity)
-        result[name] = tensor
-    return result
 
 
 def _remove_partials(directory: Path) -> None:

@@ -102,6 +102,39 @@ def test_several_verdicts_of_one_verifier_are_averaged_and_one_unsafe_is_enough(
     assert found.unsafe.tolist() == [1.0]
 
 
+def test_qualified_are_valid_samples_that_reach_every_threshold_and_are_safe():
+    recipe = from_mapping(
+        {
+            "families": {
+                "safety": {
+                    "route": ["generator", "learner"],
+                    "terms": {
+                        "format": {"weight": 1, "qualifies": 1.0},
+                        "match": {"weight": 1, "optional": True, "qualifies": 0.5},
+                        "safety": 1,
+                    },
+                }
+            }
+        }
+    )
+    verdicts = [
+        *(verdict(k, "format", score) for k, score in enumerate([1.0, 1.0, 0.0, 1.0, 1.0, 1.0])),
+        *(verdict(k, "match", score) for k, score in ((0, 1.0), (1, 0.25), (2, 1.0), (3, 1.0), (4, 1.0))),
+        verdict(5, "match", status="abstain"),
+        *(safety(k, 1.0, "Safe without risk") for k in (0, 1, 2, 5)),
+        safety(3, 0.0, "Unsafe", target="thought"),
+    ]
+    found = rewards(group(verdicts, count=6), recipe)
+    #                 qualified, wrong, malformed, unsafe thought, no safety verdict, abstention of an optional term
+    assert found.qualified.tolist() == [True, False, False, False, False, True]
+    assert found.terms["match"].tolist()[:2] == [1.0, 0.25]
+
+
+def test_nothing_is_qualified_where_no_threshold_is_declared():
+    verdicts = [safety(0, 1.0, "Safe without risk"), verdict(0, "format", 1.0), verdict(0, "length", 0.0)]
+    assert not rewards(group(verdicts, count=1), RECIPE).qualified.any()
+
+
 def test_a_sample_whose_generation_failed_is_invalid():
     verdicts = [v for k in (0, 1) for v in (safety(k, 1.0, "x"), verdict(k, "format", 1.0), verdict(k, "length", 0.0))]
     found = rewards(group(verdicts, finishes=["stop", "error"]), RECIPE)

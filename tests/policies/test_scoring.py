@@ -6,9 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import Gemma2Config, Gemma2ForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config, MistralConfig, Qwen2Config
 
 from safeladder.policies import model as models
+from safeladder.policies.branches import use
 from safeladder.policies.packing import pack_branches
 from safeladder.policies.scoring import completion_logprobs, head_reaches_output
 
@@ -42,6 +43,12 @@ def test_a_pack_holds_neighbours_and_keeps_to_its_budget(chosen, budget, random)
     for indices in packs:
         shared = sum(len(chosen[i]) for at, i in enumerate(indices) if not at or chosen[i] != chosen[indices[at - 1]])
         assert len(indices) == 1 or shared + sum(lengths[i] for i in indices) <= budget
+
+
+def test_a_group_that_fits_a_pack_is_not_cut():
+    assert pack_branches([(1,)] * 3 + [(2,)] * 3, [2] * 6, 10) == [[0, 1, 2], [3, 4, 5]]
+    assert pack_branches([(1,)] * 3 + [(2,)] * 3, [2] * 6, 14) == [[0, 1, 2, 3, 4, 5]]
+    assert pack_branches([(1,)] * 3 + [(2,)] * 3, [2] * 6, 5) == [[0, 1], [2], [3, 4], [5]]
 
 
 @pytest.mark.parametrize(("lengths", "budget"), [([1], 0), ([-1], 4)])
@@ -105,18 +112,43 @@ def test_the_logits_of_a_pack_never_exist_together(tiny):
     assert max(set(largest) - {weight}) == 7 < 70 != weight
 
 
-def test_a_head_with_something_behind_it_is_scored_by_its_logits():
+SMALL = {
+    "vocab_size": 60, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 8, "pad_token_id": 0,
+}  # fmt: skip
+KINDS = {
+    "two kinds of layers, capped head, eager": Gemma2Config(
+        **SMALL, sliding_window=3, final_logit_softcapping=1.5, attn_implementation="eager"
+    ),
+    "window, branches": MistralConfig(**SMALL, sliding_window=4),
+    "grouped keys, biases, branches": Qwen2Config(**SMALL),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_attention_scores_a_packed_row_as_its_sequences_alone(kind):
     torch.manual_seed(0)
-    config = Gemma2Config(
-        vocab_size=60, hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=8, final_logit_softcapping=1.5, layer_types=["full_attention"] * 2,
-        attn_implementation="eager",
-    )  # fmt: skip
-    model = Gemma2ForCausalLM(config).eval()
-    assert not head_reaches_output(model)
-    with torch.no_grad():
-        (score,) = completion_logprobs(model, [([1, 2, 3], [4, 5])])
-        torch.testing.assert_close(score, one_by_one(model, [1, 2, 3], [4, 5]))
+    model = AutoModelForCausalLM.from_config(KINDS[kind]).eval()
+    sequences = [([1, 2, 3, 4, 5], [6, 7, 8]), ([1, 2, 3, 4, 5], [9] * 7), ([1, 2], [3]), ([5] * 6, [1, 2, 3])]
+    alone = gradients(model, [one_by_one(model, prompt, completion) for prompt, completion in sequences])
+    together = completion_logprobs(model, sequences)
+    for score, (prompt, completion) in zip(together, sequences, strict=True):
+        torch.testing.assert_close(score, one_by_one(model, prompt, completion))
+    packed = gradients(model, together)
+    for name in alone:
+        torch.testing.assert_close(packed[name], alone[name], atol=1e-5, rtol=1e-4)
+    assert head_reaches_output(model) == ("capped" not in kind)
+    assert use(model) == ("branches" in kind)
+
+
+def test_a_model_that_attends_by_branches_still_generates_as_before(tiny):
+    model, _ = tiny
+    ids = torch.tensor([[0, 0, 5, 6], [7, 8, 9, 10]])
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    assert use(model)
+    ours = model(ids, attention_mask=mask).logits
+    model.set_attn_implementation("sdpa")
+    torch.testing.assert_close(model(ids, attention_mask=mask).logits, ours, atol=0, rtol=0)
 
 
 def test_a_plain_head_is_found_to_be_one(tiny):

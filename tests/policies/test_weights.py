@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +18,8 @@ from torch import nn
 
 from safeladder.policies import model as models
 from safeladder.policies import weights
-from safeladder.policies.weights import WeightsError, distinct, folder, load_into, publish, read, read_tensors, retire
+from safeladder.policies.tensors import Part, Stream, distinct
+from safeladder.policies.weights import WeightsError, folder, load_into, publish, read, read_tensors, retire
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64, torch.int64, torch.uint8)
 
@@ -168,15 +169,23 @@ def test_a_version_is_never_published_twice(tmp_path):
     assert bool((read_tensors(folder(tmp_path, 1))[1]["weight"] == 1).all())
 
 
-def test_a_publication_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
-    def full(tensors, path):
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
+def test_a_publication_that_fails_leaves_nothing_behind_and_its_stream_is_run_to_the_end(tmp_path):
+    """The system itself refuses: no file of this process may grow beyond the limit."""
+    made = []
 
-    monkeypatch.setattr(weights, "save_file", full)
-    with pytest.raises(WeightsError, match=r"version 1 \(32 bytes\).*No space left"):
-        publish(linear(1.0), tmp_path, 1)
+    def part(name):
+        return Part(torch.float32, (1000,), lambda: made.append(name) or torch.ones(1000))
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (3_000, limits[1]))
+    try:
+        with pytest.raises(WeightsError, match=r"version 1 \(12,000 bytes\).*too large"):
+            publish(Stream({name: part(name) for name in "abc"}), tmp_path, 1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
+    assert made == ["a", "b", "c"]
 
 
 KILLED_PUBLISHER = """
@@ -184,11 +193,11 @@ import os, signal, sys
 from pathlib import Path
 import torch
 from safeladder.policies import weights
-real = weights._digest
-def killed(path):
-    real(path)
+real = weights.write
+def killed(path, stream):
+    real(path, stream)
     os.kill(os.getpid(), signal.SIGKILL)
-weights._digest = killed
+weights.write = killed
 weights.publish({"a": torch.ones(1000)}, Path(sys.argv[1]), 2)
 """
 
