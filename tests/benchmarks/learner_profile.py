@@ -2,8 +2,8 @@
 
     python tests/benchmarks/learner_profile.py [MODEL] [--groups N] [--lengths ragged|equal] [--token-budget N] [--top N]
 
-torch's profiler on one step of `LearnerStep.train` after two that warm up. Operations are sorted into kinds by their name and by whether a
-vocabulary is among the sizes of their inputs. The profiler itself costs some percent, which land on the small operations.
+torch's profiler on one step of `LearnerStep.train` after four others. Operations are sorted into kinds by their
+name and by whether a vocabulary is among the sizes of their inputs. The profiler itself costs some percent, which land on the small operations.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def main() -> None:
     from safeladder.policies.step import LearnerStep
 
     learner = LearnerStep(model, step_options(side))
-    groups = safeladder_groups(model, batch)
+    groups = safeladder_groups(model, batch, side.dtype)
     seconds = []
     for _ in range(4):
         start = time.perf_counter()

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 LEARNING_RATE = 1e-6
 BETAS = (0.9, 0.95)
 WEIGHT_DECAY = 0.01
-MAX_GRADIENT_NORM = 1.0
+MAX_GRADIENT_NORM = 1e6  # the norm is computed as ever, and the gradients that are compared are not scaled
 GRADIENTS = 5  # parameters whose gradients are compared, spread evenly over the model
 NUMBERS = 200_000  # of each of them; whole gradients would show in the memory
 MODULES = {"safeladder": ["safeladder.policies.step"], "trl": ["datasets", "trl.trainer.grpo_trainer"]}
@@ -114,7 +114,7 @@ def safeladder(side: Side, model: Any, tokenizer: Any, pipe: Connection) -> None
     from safeladder.policies.step import LearnerStep
 
     learner = LearnerStep(model, step_options(side))
-    batches = [safeladder_groups(model, batch) for batch in side.batches]
+    batches = [safeladder_groups(model, batch, side.dtype) for batch in side.batches]
     first: dict[str, Any] = {}
     hook = learner.optimizer.register_step_pre_hook(lambda *_: first.update(gradients=gradients(model)))
     report = learner.train(batches[0])
@@ -144,7 +144,7 @@ def step_options(side: Side) -> Any:
     )
 
 
-def safeladder_groups(model: Any, batch: Batch) -> list[Any]:
+def safeladder_groups(model: Any, batch: Batch, dtype: str) -> list[Any]:
     """The batch as the learner gets it, sampled by the loaded model itself as far as its probabilities say."""
     import torch
 
@@ -153,7 +153,7 @@ def safeladder_groups(model: Any, batch: Batch) -> list[Any]:
 
     groups = []
     for index, (prompt, completions) in enumerate(zip(batch.prompts, batch.completions, strict=True)):
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(model.device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
             pairs = [(prompt.tolist(), tokens.tolist()) for tokens in completions]
             behaviour = [logprobs.cpu().numpy() for logprobs in completion_logprobs(model, pairs)]
         groups.append(

@@ -11,6 +11,7 @@ from importlib.metadata import version
 import numpy as np
 from learner_cases import BATCHES, GROUP, MAX_TOKENS, MEAN_TOKENS, PROMPT_TOKENS, Case, step_flops
 from learner_processes import Measured
+from numpy.typing import NDArray
 
 COLUMNS = (
     "model",
@@ -51,17 +52,26 @@ def remarks(case: Case, ours: Measured, theirs: Measured, peak: float) -> str:
     again = ours.disturbed + theirs.disturbed
     return (
         f"{case.model}, {case.lengths}: SafeLadder makes {faster:.2f} times TRL's tokens/s with {memory:.2f} times its memory "
-        f"above the model. Losses of the first step: {ours.first['loss']:.6f} and {theirs.first['loss']:.6f}; lowest cosine of "
-        f"{len(ours.first['gradients'])} parameters' gradients: {lowest_cosine(ours, theirs):.6f}. Matrix products reach "
-        f"{peak / 1e9:,.0f} GFLOP/s. {case.groups} groups a step, {BATCHES} batches, {case.rounds} steps a batch and side; "
+        f"above the model. Losses of the first step: {ours.first['loss']:.6f} and {theirs.first['loss']:.6f}; lowest "
+        f"cosine of {len(ours.first['gradients'])} parameters' gradients: {lowest_cosine(ours, theirs):.6f}, largest relative "
+        f"difference {largest_difference(ours, theirs):.1e}. Matrix products reach {peak / 1e9:,.0f} GFLOP/s. {case.groups} groups a step, {BATCHES} batches, {case.rounds} steps a batch and side; "
         f"{again} disturbed steps were made again. TRL's preparation, not counted, takes {prepared:.0f} ms a step."
     )
 
 
 def lowest_cosine(ours: Measured, theirs: Measured) -> float:
     """Between both sides' gradients of a parameter in the first step, over the parameters that were compared."""
+    return min(float((a * b).sum() / np.sqrt((a**2).sum() * (b**2).sum())) for a, b in _gradients(ours, theirs))
+
+
+def largest_difference(ours: Measured, theirs: Measured) -> float:
+    """Norm of the difference between both sides' gradients of a parameter, over the norm of TRL's; the largest."""
+    return max(float(np.sqrt(((a - b) ** 2).sum() / (b**2).sum())) for a, b in _gradients(ours, theirs))
+
+
+def _gradients(ours: Measured, theirs: Measured) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     pairs = [(gradient, theirs.first["gradients"][name]) for name, gradient in ours.first["gradients"].items()]
-    return min(float((one * other).sum() / np.sqrt((one**2).sum() * (other**2).sum())) for one, other in pairs)
+    return [(a.astype(np.float64), b.astype(np.float64)) for a, b in pairs]
 
 
 def markdown(lines: Sequence[tuple[str, ...]], notes: Sequence[str], arguments: argparse.Namespace) -> str:
