@@ -2,8 +2,8 @@
 
     python tests/benchmarks/learner_profile.py [MODEL] [--groups N] [--lengths ragged|equal] [--token-budget N] [--top N]
 
-torch's profiler on one step of `LearnerStep.train` after four others. Operations are sorted into kinds by their
-name and by whether a vocabulary is among the sizes of their inputs. The profiler itself costs some percent, which land on the small operations.
+torch's profiler on one step of `LearnerStep.train` after four others. Operations are sorted into kinds by their name and by whether
+a vocabulary is among the sizes of their inputs. The profiler itself costs some percent, which land on the small operations.
 """
 
 from __future__ import annotations

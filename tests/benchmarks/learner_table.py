@@ -52,10 +52,11 @@ def remarks(case: Case, ours: Measured, theirs: Measured, peak: float) -> str:
     again = ours.disturbed + theirs.disturbed
     return (
         f"{case.model}, {case.lengths}: SafeLadder makes {faster:.2f} times TRL's tokens/s with {memory:.2f} times its memory "
-        f"above the model. Losses of the first step: {ours.first['loss']:.6f} and {theirs.first['loss']:.6f}; lowest "
-        f"cosine of {len(ours.first['gradients'])} parameters' gradients: {lowest_cosine(ours, theirs):.6f}, largest relative "
-        f"difference {largest_difference(ours, theirs):.1e}. Matrix products reach {peak / 1e9:,.0f} GFLOP/s. {case.groups} groups a step, {BATCHES} batches, {case.rounds} steps a batch and side; "
-        f"{again} disturbed steps were made again. TRL's preparation, not counted, takes {prepared:.0f} ms a step."
+        f"above the model. Losses of the first step: {ours.first['loss']:.6f} and {theirs.first['loss']:.6f}; lowest cosine of "
+        f"{len(ours.first['gradients'])} parameters' gradients: {lowest_cosine(ours, theirs):.6f}, largest relative difference "
+        f"{largest_difference(ours, theirs):.1e}. Matrix products reach {peak / 1e9:,.0f} GFLOP/s. {case.groups} groups a step, "
+        f"{BATCHES} batches, {case.rounds} steps a batch and side; {again} disturbed steps were made again. TRL's preparation, "
+        f"not counted, takes {prepared:.0f} ms a step."
     )
 
 
