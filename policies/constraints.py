@@ -8,6 +8,9 @@ and lambda_d grows while the cost lies above its limit and falls while it lies b
 cost; several are ours). The cost is estimated over a sliding window of completions. Stale ones count with their importance
 weight, min(product of their ratios, cap), in a self-normalised mean; a completion whose cost is unknown, because a
 verifier failed, counts as nothing at all, and a constraint that knows too few completions does not move.
+
+The weight answers for a completion's age when it was trained on, not for the time that it then spends in the window: a window
+of w completions at b a step looks back over w / b steps, and the multiplier follows the policy with that delay.
 """
 
 from __future__ import annotations
@@ -16,12 +19,14 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal, get_args
 
 from torch import Tensor
 
 Method = Literal["dual", "multiplicative", "lagrangian", "pid", "fixed"]
 Episodes = tuple[Sequence[float], Sequence[float], Sequence[int]]  # costs (NaN: unknown), importance weights, ages
+
+MAX_GROWTH: Final = 50.0  # of ln lambda in one move; e^50 is far beyond every bound and far inside the floats
 
 
 @dataclass(frozen=True)
@@ -33,14 +38,15 @@ class ConstraintOptions:
     dual            ln lambda += rate * lambda * (J - limit): gradient ascent in log space (arXiv 2310.12773, eq. 13)
     multiplicative  lambda *= exp(rate * (J - limit))
     lagrangian      lambda += rate * (J - limit): PPO-Lagrangian, projected
-    pid             lambda = proportional * P + I + derivative * D of J - limit (arXiv 2007.03964): less oscillation
+    pid             lambda = proportional * P + I + derivative * D of J - limit (arXiv 2007.03964): less oscillation. I >= 0
+                    begins at init and is cut at maximum, so that it does not wind up (ours); D >= 0 looks at J alone
     fixed           lambda = init: a constant penalty, for comparison
 
     window: completions that the estimate is over. min_episodes: with fewer known ones nothing moves. delay: steps before the
     first move. fresh_only: completions older than the policy are not counted, in place of being weighted.
     smoothing: of P and D, in [0, 1), 0 is none; derivative_delay: steps over which D looks back.
 
-    Raises ValueError for values that make no sense.
+    Raises ValueError, naming the key, for values that make no sense.
     """
 
     limit: float
@@ -60,25 +66,34 @@ class ConstraintOptions:
     derivative_delay: int = 10
 
     def __post_init__(self) -> None:
-        wrong = [
+        methods = get_args(Method)
+        checks = [
+            ("method", self.method in methods, f"one of {', '.join(methods)}"),
             ("limit", math.isfinite(self.limit), "finite"),
-            ("rate", self.rate >= 0, ">= 0"),
             ("minimum", 0 <= self.minimum <= self.maximum, "in [0, maximum]"),
+            ("minimum", self.minimum > 0 or self.method not in ("dual", "multiplicative"), "> 0 for this method"),
             ("init", self.minimum <= self.init <= self.maximum, f"in [{self.minimum}, {self.maximum}]"),
+            ("init", math.isfinite(self.init), "finite"),
             ("window", self.window >= 1, ">= 1"),
             ("min_episodes", 1 <= self.min_episodes <= self.window, "in [1, window]"),
+            ("delay", self.delay >= 0, ">= 0"),
             ("smoothing", 0 <= self.smoothing < 1, "in [0, 1)"),
             ("derivative_delay", self.derivative_delay >= 1, ">= 1"),
-            ("minimum", self.minimum > 0 or self.method not in ("dual", "multiplicative"), "> 0 for this method"),
         ]
-        for name, holds, asked in wrong:
+        for gain in ("rate", "proportional", "integral", "derivative"):
+            value = getattr(self, gain)
+            checks.append((gain, value >= 0 and math.isfinite(value), "finite and >= 0"))
+        for name, holds, asked in checks:
             if not holds:
                 raise ValueError(f"{name} must be {asked}, not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """cost: weighted mean; error: its standard error; episodes: how many known costs it is over. NaN without any."""
+    """cost: weighted mean; error: its standard error; episodes: how many known costs it is over. NaN without any.
+
+    The standard error takes completions for independent. Those of one prompt are alike, so the true one is larger.
+    """
 
     cost: float
     error: float
@@ -97,11 +112,23 @@ class Constraint:
         self._cost = 0.0
         self._past: deque[float] = deque([0.0], maxlen=options.derivative_delay)
 
-    def observe(self, costs: Sequence[float], weights: Sequence[float], ages: Sequence[int]) -> None:
-        """Puts the completions of a step into the window."""
-        for cost, weight, age in zip(costs, weights, ages, strict=True):
-            if math.isfinite(cost) and not (self.options.fresh_only and age > 0):
-                self._window.append((cost, 1.0 if age == 0 else weight))
+    def observe(self, costs: Sequence[float], weights: Sequence[float], ages: Sequence[int]) -> int:
+        """Puts the completions of a step into the window, and says how many; a cost that is not finite is unknown.
+
+        Raises ValueError for columns of different lengths, or a weight that is negative or not finite, and then nothing
+        has changed.
+        """
+        episodes = list(zip(costs, weights, ages, strict=True))
+        odd = [weight for weight in weights if not (math.isfinite(weight) and weight >= 0)]
+        if odd:
+            raise ValueError(f"importance weights must be finite and >= 0, not {odd[0]}")
+        counted = [
+            (float(cost), 1.0 if age == 0 else float(weight))
+            for cost, weight, age in episodes
+            if math.isfinite(cost) and not (self.options.fresh_only and age > 0)
+        ]
+        self._window.extend(counted)
+        return len(counted)
 
     def estimate(self) -> Estimate:
         """The window's mean cost J = sum w c / sum w, and sqrt(sum w^2 (c - J)^2) / sum w."""
@@ -123,9 +150,9 @@ class Constraint:
         """What the method makes of the multiplier for this cost, before the bounds."""
         options, error = self.options, cost - self.options.limit
         if options.method == "dual":
-            return self.multiplier * math.exp(min(options.rate * self.multiplier * error, 50.0))
+            return self.multiplier * math.exp(min(options.rate * self.multiplier * error, MAX_GROWTH))
         if options.method == "multiplicative":
-            return self.multiplier * math.exp(min(options.rate * error, 50.0))
+            return self.multiplier * math.exp(min(options.rate * error, MAX_GROWTH))
         if options.method == "lagrangian":
             return self.multiplier + options.rate * error
         if options.method == "pid":
@@ -161,7 +188,7 @@ class Constraints:
 
     def __init__(self, options: Mapping[str, ConstraintOptions]) -> None:
         self._constraints = {name: Constraint(chosen) for name, chosen in sorted(options.items())}
-        self.version = 0  # how often the multipliers were moved
+        self.version = 0  # how often `update` was called: the version of the multipliers
 
     def multipliers(self) -> dict[str, float]:
         """The multipliers for the next step."""
@@ -174,10 +201,19 @@ class Constraints:
         return (advantages - penalty) / (1.0 + math.fsum(multipliers.values()))
 
     def update(self, step: int, episodes: Mapping[str, Episodes]) -> None:
-        """Takes the completions of step `step` (from 1) and moves every multiplier. KeyError for a cost not given."""
+        """Takes the completions of step `step` (from 1) and moves every multiplier about which it says something new.
+
+        A multiplier whose verifier was silent in this step stays: moving it again by what the window holds from before
+        would let it run away on one old measurement (ours).
+
+        Raises KeyError for a cost that is not given, before anything has changed.
+        """
+        missing = [name for name in self._constraints if name not in episodes]
+        if missing:
+            raise KeyError(f"no costs for the constraint {', '.join(missing)}; given: {', '.join(sorted(episodes))}")
         for name, constraint in self._constraints.items():
-            constraint.observe(*episodes[name])
-            constraint.move(step)
+            if constraint.observe(*episodes[name]):
+                constraint.move(step)
         self.version += 1
 
     def report(self) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vectors import vectors
 
+from safeladder.policies.advantages import Scores, grpo
 from safeladder.policies.constraints import Constraint, ConstraintOptions, Constraints
 
 METHODS = ["dual", "multiplicative", "lagrangian", "pid"]
@@ -20,18 +21,31 @@ def fresh(*costs):
     return list(costs), [1.0] * len(costs), [0] * len(costs)
 
 
-def test_the_projected_ascent_equals_the_independent_implementation():
-    for case in vectors("lagrange"):
-        upper = math.inf if case["upper"] is None else case["upper"]
-        options = ConstraintOptions(
-            limit=case["limit"], method="lagrangian", init=case["init"], rate=case["lr"], minimum=0.0, maximum=upper,
-            window=1, min_episodes=1,
-        )  # fmt: skip
-        constraint = Constraint(options)
-        for step, (cost, expected) in enumerate(zip(case["costs"], case["multiplier"], strict=True), 1):
-            constraint.observe(*fresh(cost))
-            constraint.move(step)
-            assert constraint.multiplier == pytest.approx(expected, abs=1e-6)
+def columns(episodes):
+    return [e[0] for e in episodes], [e[1] for e in episodes], [e[2] for e in episodes]
+
+
+def options_of(case):
+    """A case of the independent implementation in the names of this one; it has no lower bound but 0."""
+    gains = ("proportional", "integral", "derivative", "smoothing", "derivative_delay")
+    chosen = {name: case[name] for name in gains if name in case}
+    upper = math.inf if case["upper"] is None else case["upper"]
+    if case["kind"] == "pid":
+        return replace(
+            PLAIN, method="pid", limit=case["limit"], init=case["init"], minimum=0.0, maximum=upper, **chosen
+        )
+    return replace(
+        PLAIN, method="lagrangian", limit=case["limit"], init=case["init"], minimum=0.0, maximum=upper, rate=case["lr"]
+    )
+
+
+@pytest.mark.parametrize("case", vectors("lagrange"), ids=lambda case: f"{case['kind']} to {case['limit']}")
+def test_projected_ascent_and_controller_equal_the_independent_implementation(case):
+    constraint = Constraint(replace(options_of(case), window=1))
+    for step, (cost, expected) in enumerate(zip(case["costs"], case["multiplier"], strict=True), 1):
+        constraint.observe(*fresh(cost))
+        constraint.move(step)
+        assert constraint.multiplier == pytest.approx(expected, abs=1e-6)
 
 
 def test_dual_ascent_in_log_space_and_the_controller_by_hand():
@@ -74,6 +88,61 @@ def test_an_unknown_cost_counts_as_nothing_and_too_few_known_ones_move_nothing()
     constraint.observe(*fresh(1.0))
     constraint.move(2)
     assert constraint.multiplier > 1.0
+
+
+EPISODES = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 2), st.integers(0, 4)), max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(method=st.sampled_from(METHODS), known=EPISODES, fresh_only=st.booleans(), data=st.data())
+def test_episodes_of_unknown_cost_leave_no_trace(method, known, fresh_only, data):
+    plain, holed = (
+        Constraints({"unsafe": replace(PLAIN, method=method, window=8, fresh_only=fresh_only)}) for _ in range(2)
+    )
+    with_holes = list(known)
+    for place in data.draw(st.lists(st.integers(0, len(known)), max_size=10)):
+        with_holes.insert(place, (data.draw(st.sampled_from([math.nan, math.inf])), 1.0, 0))
+    for step in (1, 2, 3):
+        plain.update(step, {"unsafe": columns(known)})
+        holed.update(step, {"unsafe": columns(with_holes)})
+    assert holed.state() == plain.state()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_silent_verifier_lets_the_multiplier_stay_where_it_is(method):
+    constraints = Constraints({"unsafe": replace(PLAIN, method=method)})
+    constraints.update(1, {"unsafe": fresh(1.0, 1.0)})
+    before = constraints.multipliers()
+    for step in range(2, 30):
+        constraints.update(step, {"unsafe": fresh(math.nan, math.nan)})
+    assert constraints.multipliers() == before
+    constraints.update(30, {"unsafe": fresh(1.0)})
+    assert constraints.multipliers()["unsafe"] > before["unsafe"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    method=st.sampled_from(METHODS),
+    costs=st.lists(st.floats(0, 1), min_size=1, max_size=12),
+    more=st.floats(0, 0.5),
+)
+def test_a_higher_cost_never_makes_a_lower_multiplier(method, costs, more):
+    cheap, dear = Constraint(replace(PLAIN, method=method)), Constraint(replace(PLAIN, method=method))
+    for step, cost in enumerate(costs, 1):
+        for constraint, value in ((cheap, cost), (dear, cost + more)):
+            constraint.observe(*fresh(value))
+            constraint.move(step)
+        assert dear.multiplier >= cheap.multiplier - 1e-9
+
+
+def test_a_weight_that_is_no_weight_is_refused_and_nothing_has_changed():
+    constraint = Constraint(PLAIN)
+    for weight in (math.nan, math.inf, -0.5):
+        with pytest.raises(ValueError, match="weights"):
+            constraint.observe([1.0, 0.0], [1.0, weight], [1, 1])
+    with pytest.raises(ValueError):
+        constraint.observe([1.0, 0.0], [1.0], [1, 1])
+    assert constraint.state() == Constraint(PLAIN).state()
 
 
 def test_nothing_moves_before_the_delay_is_over_nor_a_fixed_penalty_ever():
@@ -123,8 +192,35 @@ def test_several_constraints_are_weighed_against_the_reward():
         torch.testing.assert_close(constraints.combine(reward, costs), torch.tensor([0.0, -3.0]) / 3.5)
     none = {name: torch.zeros(2) for name in costs}
     torch.testing.assert_close(forwards.combine(reward, none), reward / 3.5)
-    with pytest.raises(KeyError, match="b"):
+    before = forwards.state()
+    with pytest.raises(KeyError, match="constraint b"):
         forwards.update(1, {"a": fresh(1.0)})
+    assert forwards.state() == before
+
+
+@settings(max_examples=40, deadline=None)
+@given(steps=st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.floats(0, 1)), min_size=1, max_size=8))
+def test_the_order_of_constraints_does_not_matter(steps):
+    methods = {"unsafe": "dual", "false certain": "pid", "rude": "lagrangian"}
+    made = {name: replace(PLAIN, method=method) for name, method in methods.items()}
+    first, second = Constraints(made), Constraints(dict(reversed(made.items())))
+    for step, costs in enumerate(steps, 1):
+        episodes = {name: fresh(cost) for name, cost in zip(methods, costs, strict=True)}
+        first.update(step, episodes)
+        second.update(step, dict(reversed(episodes.items())))
+    assert json.dumps(first.state()) == json.dumps(second.state())
+    columns = {name: torch.tensor(steps[0][:2]) * place for place, name in enumerate(methods)}
+    reward = torch.tensor([1.0, -1.0])
+    assert torch.equal(first.combine(reward, columns), second.combine(reward, dict(reversed(columns.items()))))
+
+
+@settings(max_examples=40, deadline=None)
+@given(cost=st.floats(0, 1), multiplier=st.floats(1e-3, 5.0), size=st.integers(1, 6))
+def test_equal_costs_leave_only_the_reward(cost, multiplier, size):
+    constraints = Constraints({"unsafe": replace(PLAIN, init=multiplier)})
+    (spread,) = grpo([Scores(rewards=torch.full((size,), cost, dtype=torch.float64), valid=torch.ones(size).bool())])
+    reward = torch.linspace(-1, 1, size, dtype=torch.float64)
+    assert torch.equal(constraints.combine(reward, {"unsafe": spread}), reward / (1 + multiplier))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -154,7 +250,8 @@ def test_the_report_says_margin_and_saturation():
 @pytest.mark.parametrize(
     "changes",
     [{"limit": math.nan}, {"rate": -1}, {"init": 9}, {"minimum": 0.0}, {"window": 0}, {"min_episodes": 1000},
-     {"smoothing": 1.0}, {"derivative_delay": 0}],
+     {"smoothing": 1.0}, {"derivative_delay": 0}, {"method": "duel"}, {"delay": -1}, {"integral": math.inf},
+     {"derivative": -0.1}, {"minimum": math.nan}],
 )  # fmt: skip
 def test_options_that_make_no_sense_are_refused_by_name(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
