@@ -208,15 +208,15 @@ FILTERS: Final[dict[str, Callable[..., Tensor]]] = {
 class Diagnostics:
     """How far behaviour was from proximal over some kept tokens.
 
-    ess: effective share of the tokens, (sum w)^2 / (N sum w^2), in [0, 1], of the weights as used. kl: mean of -ln rho,
-    the k1 estimate of KL(behaviour || proximal); mismatch: mean of rho - 1 - ln rho, its k3 estimate, >= 0.
-    log_ratio_max: the largest |ln rho|. perplexity_ratio: behaviour's perplexity over proximal's, e^(-kl). chi2_token,
+    ess: effective share of the tokens, (sum w)^2 / (N sum w^2), in [0, 1], of the weights as used. behaviour_kl: mean of
+    -ln rho, the k1 estimate of KL(behaviour || proximal); mismatch: mean of rho - 1 - ln rho, its k3 estimate, >= 0.
+    log_ratio_max: the largest |ln rho|. perplexity_ratio: behaviour's perplexity over proximal's, e^(-behaviour_kl). chi2_token,
     chi2_sequence: mean of rho^2 - 1, rho of tokens and of whole sequences. above, below: shares of tokens with rho above
     the cap and below 1 / cap. truncated, masked: shares of tokens whose weight was lowered, and set to 0.
     """
 
     ess: float = 1.0
-    kl: float = 0.0
+    behaviour_kl: float = 0.0
     mismatch: float = 0.0
     log_ratio_max: float = 0.0
     perplexity_ratio: float = 1.0
@@ -242,7 +242,7 @@ def diagnose(ratios: Ratios, weights: Tensor, cap: float = 2.0) -> Diagnostics:
     totals = sum_by_sequence(ratios.log_ratio.double(), kept, ratios.lengths)[counts > 0]
     return Diagnostics(
         ess=float(weights.sum().square() / (weights.numel() * squares)) if bool(squares > 0) else 0.0,
-        kl=float(-log_ratio.mean()),
+        behaviour_kl=float(-log_ratio.mean()),
         mismatch=float((torch.expm1(log_ratio) - log_ratio).mean()),
         log_ratio_max=float(log_ratio.abs().max()),
         perplexity_ratio=float(log_ratio.mean().exp()),

@@ -170,14 +170,14 @@ def test_diagnostics_are_in_their_ranges(some):
         assert found.mismatch >= 0
         assert 0 <= found.truncated + found.masked <= 1
         assert 0 <= found.above + found.below <= 1
-        assert found.perplexity_ratio == pytest.approx(math.exp(-found.kl))
+        assert found.perplexity_ratio == pytest.approx(math.exp(-found.behaviour_kl))
 
 
 def test_diagnostics_by_hand():
     some = ratios([0.0, math.log(4.0)], [1, 1])
     found = diagnose(some, token_truncate(some, cap=2.0))
     assert found.ess == pytest.approx(9 / (2 * 5))
-    assert found.kl == pytest.approx(-math.log(4) / 2)
+    assert found.behaviour_kl == pytest.approx(-math.log(4) / 2)
     assert found.log_ratio_max == pytest.approx(math.log(4))
     assert found.mismatch == pytest.approx((3 - math.log(4)) / 2)
     assert found.chi2_token == found.chi2_sequence == pytest.approx(7.5)
