@@ -25,19 +25,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from safeladder.actors.actor import Actor, ActorError, Delivery, Keep, Outcome, Reject
-from safeladder.launch.config import Config
 from safeladder.launch.config import digest as config_digest
 from safeladder.launch.rundir import RunDirectory
 from safeladder.policies.batch import TrainingGroup
 from safeladder.policies.ledger import Entry, Ledger, VersionCounter
 from safeladder.policies.recipe import RecipeError, Rewards, from_mapping, rewards
 from safeladder.policies.staleness import InOrder, staleness
+from safeladder.policies.thought import thought_length
 from safeladder.protocol import messages as m
 
 if TYPE_CHECKING:
-    from safeladder.policies.step import StepOptions
+    from safeladder.actors.training import Training
 
 
 @dataclass
@@ -62,9 +63,15 @@ class Learner(Actor):
 
     @dataclass
     class Options:
-        """`stall_log_s`: how often to say what is being waited for."""
+        """`stall_log_s`: how often to say what is being waited for.
+
+        ranks: processes that the model is sharded over (FSDP2); rank r computes on the r-th device from the pool's on.
+        ranks_timeout_s: how long one of them may keep the others waiting.
+        """
 
         stall_log_s: float = 30.0
+        ranks: int = 1
+        ranks_timeout_s: float = 300.0
 
     # -------------------------------------------------------------------------------------------------------- start
 
@@ -77,6 +84,7 @@ class Learner(Actor):
         self._skips: dict[int, Delivery] = {}  # tombstones that no batch has passed over yet
         self._directory: Path | None = None
         self._waited_s = 0.0
+        self._training: Training
         await asyncio.to_thread(self._load)
         if self._version > 0:
             await asyncio.to_thread(self._publish)
@@ -85,27 +93,25 @@ class Learner(Actor):
 
     def _load(self) -> None:
         """The newest checkpoint, or the first policy where there is none."""
-        from safeladder.policies import checkpoint, model, weights
-        from safeladder.policies.step import LearnerStep
+        from safeladder.actors.ranks import gather
+        from safeladder.policies import weights
 
-        policy, learner = self.config.policy, self.config.learner
+        learner = self.config.learner
         self._recipe = from_mapping(dataclasses.asdict(self.config.recipe))
-        newest = checkpoint.latest(self._run.checkpoints)
-        source = newest or model.resolve(policy.model, Path(policy.cache) if policy.cache else None)
-        self._model, self._tokenizer = model.load(source, policy.dtype, self.context.pool.device)
-        state = checkpoint.read_state(newest) if newest else checkpoint.CheckpointState(step=0, version=0)
-        self._learner = LearnerStep(self._model, step_options(self.config), steps_done=state.step)
-        if newest:
-            checkpoint.restore(newest, self._model, self._learner.optimizer)
-            self.log.info("checkpoint.restored", path=str(newest), step=state.step, version=state.version)
+        self._training = gather(self.context, self.options.ranks, self.options.ranks_timeout_s)
+        self._tokenizer = self._training.tokenizer
+        state = self._training.state
+        if self._training.restored:
+            path = str(self._training.restored)
+            self.log.info("checkpoint.restored", path=path, step=state.step, version=state.version)
         self._ledger = Ledger(self._run.ledger)
         self._counter = VersionCounter(self._run.versions)
         self._step, self._version, self._head = state.step, state.version, state.ledger_head
         self._committed = self._ledger.consumed(self._head)
         self._dropped = sum(len(entry.dropped) for entry in self._ledger.lineage(self._head))
         self._order: InOrder[Place] = InOrder(learner.batch, start=state.feeder_cursor)
-        size = sum(parameter.numel() * parameter.element_size() for parameter in self._model.parameters())
         place = self.config.weights.home
+        size = self._training.bytes
         self._home = weights.home(self._run.path.name, size, self._run.weights) if place == "auto" else Path(place)
         if self._counter.newest > self._version:
             # Later weights were given out once: these are a rollback, and a number never stands for two policies.
@@ -160,17 +166,40 @@ class Learner(Actor):
         except RecipeError as error:
             raise Reject(str(error)) from None
         ends = np.cumsum(arrays["lengths"])[:-1]
+        completions = np.split(arrays["completion_ids"], ends)
+        kept = np.split(arrays["kept"].astype(np.bool_), ends) if "kept" in arrays else None
+        family = self._recipe.family(group.record.label)
+        unknown = np.full(len(group.completions), np.nan)
         training = TrainingGroup(
             id=delivery.id,
             prompt_ids=arrays["prompt_ids"],
-            completion_ids=np.split(arrays["completion_ids"], ends),
+            completion_ids=completions,
             behaviour=np.split(arrays["behaviour_logprobs"], ends),
             versions=np.split(arrays["versions"], ends),
             rewards=earned.total,
             valid=earned.valid,
             reference=np.split(arrays["reference_logprobs"], ends) if "reference_logprobs" in needed else None,
+            kept=kept,
+            channels=earned.terms,
+            channel_weights={name: term.weight for name, term in family.terms.items()},
+            # a family that does not name a constrained cost has nothing to say of it
+            costs={**dict.fromkeys(self.config.constraints, unknown), **earned.costs},
+            thought_lengths=self._thought_lengths(completions, kept),
+            qualified=earned.qualified,
         )
         return Place(delivery, earned, training)
+
+    def _thought_lengths(
+        self, completions: Sequence[NDArray[np.int32]], kept: Sequence[NDArray[np.bool_]] | None
+    ) -> NDArray[np.int64] | None:
+        """Counted only where a rule looks at lengths."""
+        if not (self.config.learner.length_rewards or self.config.learner.length_advantage):
+            return None
+        masks = kept or [None] * len(completions)
+        return np.array(
+            [thought_length(self._tokenizer, c.tolist(), mask) for c, mask in zip(completions, masks, strict=True)],
+            np.int64,
+        )
 
     def revoked(self, delivery: Delivery) -> None:
         """The hub gave the group to nobody else (there is one learner): it comes again under a new lease."""
@@ -200,10 +229,11 @@ class Learner(Actor):
             stopped=self.stopping.is_set(),
             end_of_stream=self._order.finished,
         )
+        await asyncio.to_thread(self._training.stop)
 
     async def _next_batch(self) -> list[Place] | None:
         """The next groups in order, all of them fresh enough; None when stopping or at the end of the stream."""
-        began = said = time.monotonic()
+        began = said = spoken = time.monotonic()
         announced = self._order.tombstones
         while not self.stopping.is_set():
             self._arrived.clear()
@@ -223,6 +253,9 @@ class Learner(Actor):
             stop.cancel()
             news.cancel()
             self.worked()  # waiting for others is no stall of this role
+            if time.monotonic() - spoken > self.options.ranks_timeout_s / 4:
+                spoken = time.monotonic()
+                await asyncio.to_thread(self._training.idle)
             if time.monotonic() - said > self.options.stall_log_s:
                 said = time.monotonic()
                 self.log.warning(
@@ -250,7 +283,7 @@ class Learner(Actor):
     async def _train(self, places: list[Place]) -> None:
         """One optimizer step, its line in the ledger, and the new weights for everybody."""
         began = time.monotonic()
-        report = await asyncio.to_thread(self._learner.train, [place.training for place in places])
+        report = await asyncio.to_thread(self._training.train, [place.training for place in places], self._version)
         trained_at = self._version
         self._version = await asyncio.to_thread(self._counter.next, self._step + 1)
         dropped = [self._skips.pop(sequence) for sequence in self._order.passed]
@@ -277,6 +310,8 @@ class Learner(Actor):
         publish_s = time.monotonic() - publishing
         self.worked()
         seconds = time.monotonic() - began + self._waited_s
+        figures = {**dataclasses.asdict(report), "step": self._step}
+        figures |= figures.pop("off_policy")
         self.log.info(
             "step.completed",
             steps=self.config.learner.steps,
@@ -289,7 +324,7 @@ class Learner(Actor):
             staleness=[place.staleness for place in places],
             staleness_max=max(place.staleness for place in places),
             **summarize(places),
-            **{**dataclasses.asdict(report), "step": self._step},
+            **figures,
         )
 
     # ---------------------------------------------------------------------------------------- publication and checkpoint
@@ -298,8 +333,7 @@ class Learner(Actor):
         from safeladder.policies import weights
 
         self._directory = weights.folder(self._home, self._version)
-        if not self._directory.exists():  # after a restart these very weights may stand there still
-            weights.publish(self._model, self._home, self._version, step=self._step, created_by=self.context.name)
+        self._training.publish(self._home, self._version, self._step, self.context.name)
         weights.retire(self._home, self.config.weights.keep)
 
     async def _announce(self) -> None:
@@ -328,15 +362,8 @@ class Learner(Actor):
             config_digest=config_digest(self.config),
         )
 
-        def write() -> Path:
-            path = checkpoint.save(
-                self._run.checkpoints, self._step, self._model, self._tokenizer, self._learner.optimizer, state
-            )
-            checkpoint.retire(self._run.checkpoints, self.config.learner.keep_checkpoints)
-            return path
-
         try:
-            path = await asyncio.to_thread(write)
+            path = await asyncio.to_thread(self._training.save, state)
         except checkpoint.CheckpointError as error:
             self.log.error("checkpoint.failed", step=self._step, error=str(error))
             if self.stopping.is_set() or self._step >= self.config.learner.steps:
@@ -355,15 +382,6 @@ class Learner(Actor):
             settled=len(settled),
             seconds=round(time.monotonic() - began, 3),
         )
-
-
-def step_options(config: Config) -> StepOptions:
-    """The learner's section of the configuration as the options of a step."""
-    from safeladder.policies.step import StepOptions
-
-    shared = {f.name for f in dataclasses.fields(StepOptions)} & {f.name for f in dataclasses.fields(config.learner)}
-    chosen: dict[str, Any] = {name: getattr(config.learner, name) for name in shared}
-    return StepOptions(**chosen, temperature=config.sampling.temperature or 1.0)
 
 
 def digest(batch: Sequence[TrainingGroup]) -> str:

@@ -205,7 +205,7 @@ def capacity(config: Config) -> Findings:
 
 def learner_rules(config: Config) -> Findings:
     """Every rule of the learner exists and takes its options, and rules about length know who is qualified."""
-    from safeladder.actors.learner import step_options
+    from safeladder.actors.training import constraints, step_options
     from safeladder.policies.credit import Credit
     from safeladder.policies.loss import PolicyLoss
 
@@ -216,6 +216,16 @@ def learner_rules(config: Config) -> Findings:
     except ValueError as error:
         yield Finding("error", "learner", str(error))
         return
+    try:
+        constraints(config)
+    except ValueError as error:
+        yield Finding("error", "constraints", str(error))
+    costs = {name for family in config.recipe.families.values() for name in family.costs}
+    for name in config.constraints:
+        if name not in costs:
+            yield Finding(
+                "error", f"constraints.{name}", f"no family of the recipe has this cost{nearest(name, sorted(costs))}"
+            )
     if config.learner.length_rewards or config.learner.length_advantage:
         for label, family in config.recipe.families.items():
             if not any(term.qualifies is not None for term in family.terms.values()):

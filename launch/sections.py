@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from omegaconf import MISSING
+
 
 def _bounded(default: Any, low: float | None = None, high: float | None = None, above: float | None = None) -> Any:
     """A field with inclusive bounds `low` and `high`, or an exclusive lower one; `config.load` holds values to them."""
@@ -60,8 +62,21 @@ class Shot:
 
 
 @dataclass
+class Lora:
+    """Low-rank adapters (`policies/lora.py`). targets: ends of layer names; empty: every linear layer but the head."""
+
+    rank: int = _bounded(32, low=1)
+    alpha: float = _bounded(32.0, above=0)
+    targets: list[str] = field(default_factory=list)
+    seed: int = 0
+
+
+@dataclass
 class Policy:
-    """model: embedded, tiny, a folder or a hub id. prefix: text every completion continues. cache: folder of models."""
+    """model: embedded, tiny, a folder or a hub id. prefix: text every completion continues. cache: folder of models.
+
+    lora: train adapters in place of all weights; generators get the merged weights either way.
+    """
 
     model: str = "embedded"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -69,6 +84,7 @@ class Policy:
     shots: list[Shot] = field(default_factory=list)
     prefix: str = ""
     cache: str | None = None
+    lora: Lora | None = None
 
 
 @dataclass
@@ -92,6 +108,19 @@ class Sampling:
     top_k: int = _bounded(0, low=0)
     min_p: float = _bounded(0.0, low=0, high=0.999)
     stop: list[str] = field(default_factory=list)
+
+
+@dataclass
+class LazyStart:
+    """When a length term begins: once the named curves move less than their tolerance, see `policies/lazy_start.py`.
+
+    tolerances: `reward`, `qualified` or the name of a cost -> how much it may move between two half windows.
+    """
+
+    tolerances: dict[str, float] = field(default_factory=lambda: {"reward": 0.05})
+    window: int = _bounded(40, low=2)
+    ramp_steps: int = _bounded(40, low=0)
+    min_steps: int = _bounded(0, low=0)
 
 
 @dataclass
@@ -124,9 +153,31 @@ class Learner:
     reference_kl: float = _bounded(0.001, low=0)
     kl_kind: Literal["k1", "k2", "k3"] = "k3"
     token_budget: int = _bounded(1024, low=1)
+    lazy_start: LazyStart | None = None
     head_tokens: int | None = _bounded(None, low=1)
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     activation_checkpointing: bool = False
+
+
+@dataclass
+class Constraint:
+    """A limit on the mean of a cost that the recipe names; its fields are those of `policies/constraints.py`."""
+
+    limit: float = MISSING
+    method: Literal["dual", "multiplicative", "lagrangian", "pid", "fixed"] = "dual"
+    init: float = _bounded(1.0, low=0)
+    rate: float = _bounded(0.1, low=0)
+    minimum: float = _bounded(1e-3, low=0)
+    maximum: float = _bounded(5.0, above=0)
+    window: int = _bounded(128, low=1)
+    min_episodes: int = _bounded(16, low=1)
+    delay: int = _bounded(0, low=0)
+    fresh_only: bool = False
+    proportional: float = _bounded(0.1, low=0)
+    integral: float = _bounded(0.01, low=0)
+    derivative: float = _bounded(0.01, low=0)
+    smoothing: float = _bounded(0.95, low=0)
+    derivative_delay: int = _bounded(10, low=1)
 
 
 @dataclass
@@ -214,6 +265,7 @@ class Config:
     data: Data = field(default_factory=Data)
     sampling: Sampling = field(default_factory=Sampling)
     learner: Learner = field(default_factory=Learner)
+    constraints: dict[str, Constraint] = field(default_factory=dict)
     staleness: Staleness = field(default_factory=Staleness)
     weights: Weights = field(default_factory=Weights)
     recipe: Recipe = field(default_factory=Recipe)

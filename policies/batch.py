@@ -17,7 +17,8 @@ class TrainingGroup:
 
     kept: False where an environment wrote the token (search results, a user's edit): it is read by the model and stands in
     no loss, statistic or length. channels: weighted terms of the reward, NaN where a sample has none. costs: NaN where
-    unknown. qualified: well formed, right and safe. values: of a critic, the return expected before each token.
+    unknown. channel_weights: what those terms were
+    multiplied by. qualified: well formed, right and safe. values: of a critic, the return expected before each token.
     """
 
     id: str
@@ -30,6 +31,7 @@ class TrainingGroup:
     reference: list[NDArray[np.float32]] | None = None  # K of [n_k]
     kept: list[NDArray[np.bool_]] | None = None  # K of [n_k]; None: all
     channels: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)  # each [K]
+    channel_weights: Mapping[str, float] = field(default_factory=dict)
     costs: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)  # each [K]
     thought_lengths: NDArray[np.int64] | None = None  # [K] kept tokens of the thought
     qualified: NDArray[np.bool_] | None = None  # [K]
@@ -86,7 +88,7 @@ def encode(batch: Sequence[TrainingGroup]) -> bytes:
 
 
 def decode(message: bytes) -> list[TrainingGroup]:
-    """What `encode` was given; its arrays are read-only views of `message`."""
+    """What `encode` was given."""
     return [TrainingGroup(**plain) for plain in msgspec.msgpack.decode(message, ext_hook=_unpack_array)]
 
 
@@ -98,4 +100,4 @@ def _pack_array(value: Any) -> msgspec.msgpack.Ext:
 
 def _unpack_array(code: int, data: memoryview) -> NDArray[Any]:
     kind, shape, content = msgspec.msgpack.decode(data)
-    return np.frombuffer(content, np.dtype(kind)).reshape(shape)
+    return np.frombuffer(content, np.dtype(kind)).reshape(shape).copy()  # torch wants memory that may be written to

@@ -10,18 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from safeladder.policies.advantages import ADVANTAGES, Dense, Scores, grpo
+from safeladder.policies.advantages import ADVANTAGES, Dense, Scores, grpo, is_per_token
 from safeladder.policies.batch import TrainingGroup
-from safeladder.policies.constraints import Constraints
 from safeladder.policies.lengths import LENGTH_ADVANTAGES, LENGTH_REWARDS
 from safeladder.policies.options import StepOptions
 from safeladder.policies.registry import bind_all, bind_one, rule_of
+
+if TYPE_CHECKING:
+    from safeladder.policies.constraints import Constraints
 
 
 class CreditError(ValueError):
@@ -37,16 +39,12 @@ class Credit:
         self._lengths = bind_all("length advantage", LENGTH_ADVANTAGES, options.length_advantage)
         if len(self._lengths) > 1:
             raise ValueError(f"there can be one length advantage only, not {', '.join(self._lengths)}")
-        self._dense = bool(getattr(rule_of(self._estimate), "dense", False))
+        self._dense = is_per_token(rule_of(self._estimate))
 
     @property
     def reads_ratios(self) -> bool:
-        """Whether the estimator wants to know ln proximal - ln behaviour before the loss does."""
-        return bool(getattr(rule_of(self._estimate), "reads_ratios", False))
-
-    @property
-    def reads_lengths(self) -> bool:
-        return bool(self._lengths or self._rewards)
+        """Whether the estimator gives one number a token, and so wants to know ln proximal - ln behaviour."""
+        return self._dense
 
     def assign(
         self,
@@ -60,10 +58,11 @@ class Credit:
         log_ratios: ln proximal - ln behaviour, in the form of the result, for estimators that read them.
         Raises CreditError when a group lacks what a rule reads, or a valid reward is not finite.
         """
-        scores = [
-            self._scores(group, None if log_ratios is None else log_ratios[place]) for place, group in enumerate(batch)
-        ]
         try:
+            scores = [
+                self._scores(group, None if log_ratios is None else log_ratios[place])
+                for place, group in enumerate(batch)
+            ]
             columns = self._estimate(scores)
             for rule in self._lengths.values():
                 # the length term alone, so that its coefficient can be annealed
@@ -71,6 +70,8 @@ class Credit:
                 columns = [
                     column + length_factor * (after - column) for column, after in zip(columns, shaped, strict=True)
                 ]
+        except CreditError:
+            raise
         except ValueError as error:
             raise CreditError(f"groups {', '.join(group.id for group in batch)}: {error}") from error
         spread = [_over_tokens(c, group, self._dense) for c, group in zip(columns, batch, strict=True)]
@@ -87,29 +88,39 @@ class Credit:
 
     def _scores(self, group: TrainingGroup, log_ratios: Sequence[Tensor] | None) -> Scores:
         rewards = torch.from_numpy(group.rewards.astype(np.float64))
-        scores = Scores(
+        kept = [torch.from_numpy(group.kept_of(k)) for k in range(len(group.completion_ids))]
+        try:
+            scores = self._read(group, rewards, kept, log_ratios)
+            for rule in self._rewards.values():
+                rewards = rewards + (rule(scores) - scores.rewards)
+        except ValueError as error:
+            raise CreditError(f"group {group.id}: {error}") from error
+        return replace(scores, rewards=rewards)
+
+    def _read(
+        self, group: TrainingGroup, rewards: Tensor, kept: list[Tensor], log_ratios: Sequence[Tensor] | None
+    ) -> Scores:
+        return Scores(
             rewards=rewards,
             valid=torch.from_numpy(group.valid),
             channels=_tensors(group.channels),
             costs=_tensors(group.costs),
             thought_lengths=None if group.thought_lengths is None else torch.from_numpy(group.thought_lengths),
-            lengths=torch.tensor([int(group.kept_of(k).sum()) for k in range(len(group.completion_ids))]),
+            lengths=None if self._dense else torch.tensor([int(own.sum()) for own in kept]),
             qualified=None if group.qualified is None else torch.from_numpy(group.qualified),
-            dense=self._columns(group, log_ratios) if self._dense else None,
+            dense=self._columns(group, kept, log_ratios) if self._dense else None,
+            channel_weights=group.channel_weights,
         )
-        for name, rule in self._rewards.items():
-            try:
-                rewards = rewards + (rule(scores) - scores.rewards)
-            except ValueError as error:
-                raise CreditError(f"group {group.id}: {name}: {error}") from error
-        return replace(scores, rewards=rewards)
 
-    def _columns(self, group: TrainingGroup, log_ratios: Sequence[Tensor] | None) -> Dense:
-        reference = None
-        if group.reference is not None:
-            reference = [torch.from_numpy(b - r) for b, r in zip(group.behaviour, group.reference, strict=True)]
-        values = None if group.values is None else [torch.from_numpy(v) for v in group.values]
-        return Dense(values=values, kl=reference, log_ratio=None if log_ratios is None else list(log_ratios))
+    @staticmethod
+    def _columns(group: TrainingGroup, kept: list[Tensor], log_ratios: Sequence[Tensor] | None) -> Dense:
+        behaviour = [torch.from_numpy(column) for column in group.behaviour]
+        kl = None
+        if group.reference is not None and log_ratios is not None:
+            reference = [torch.from_numpy(column) for column in group.reference]
+            kl = [b + ratio - r for b, ratio, r in zip(behaviour, log_ratios, reference, strict=True)]
+        values = None if group.values is None else [torch.from_numpy(column) for column in group.values]
+        return Dense(values=values, kl=kl, log_ratio=None if log_ratios is None else list(log_ratios), kept=kept)
 
     @staticmethod
     def _costs(group: TrainingGroup, multipliers: Mapping[str, float]) -> dict[str, list[Tensor]]:

@@ -88,7 +88,7 @@ class LazyStart:
             raise ValueError(f"the state watched {sorted(curves)}, the options name {sorted(self._tolerances)}")
         self._steps = int(state["steps"])
         self._started = None if state["started"] is None else int(state["started"])
-        self._curves = {name: curves[name][-self._window :] for name in self._tolerances}
+        self._curves = {name: curves[name] for name in self._tolerances}
 
     def _flat(self, name: str) -> bool:
         curve, half = self._curves[name], self._window // 2

@@ -63,7 +63,7 @@ def kimi(scores: Scores, *, weight: float = 1.0, measure: Measure = "completion"
 def arora_zanette(scores: Scores, *, alpha: float = 0.1, measure: Measure = "completion") -> Tensor:
     """R - alpha |R| sigmoid(z) where qualified, z the length standardised over the prompt's qualified completions.
 
-    arXiv 2502.04463, eq. 3: there R is 1 or 0, and this is 1[correct] (1 - alpha sigmoid(z)). With other rewards, |R| is
+    arXiv 2502.04463: there R is 1 or 0, and this is 1[correct] (1 - alpha sigmoid(z)). With other rewards, |R| is
     ours: the penalty keeps its share of the reward and never becomes a bonus. Where qualified lengths do not differ,
     z is 0 and the penalty alpha / 2. The standard deviation is that of the completions at hand (K in the denominator).
     alpha: in [0, 1).
@@ -140,7 +140,7 @@ def dca(task_advantages: Tensor, scores: Scores, *, beta: float = 0.2, measure: 
 def ddca(task_advantages: Tensor, scores: Scores, *, beta: float = 0.2, measure: Measure = "completion") -> Tensor:
     """`dca` with beta n/G, n the correct ones among the G completions: a hard prompt keeps its length.
 
-    arXiv 2602.02099, eq. 12 and 13. The same function as `cale`, on the length of the whole completion. Returns [K].
+    arXiv 2602.02099. The same function as `cale`, on the length of the whole completion. Returns [K].
     """
     return _with_length(task_advantages, scores, beta, measure, by_share=True)
 

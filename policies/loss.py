@@ -85,6 +85,11 @@ class PolicyLoss:
             raise ValueError(f"a rule that looks at the whole batch needs proximal: recompute, not {options.proximal}")
         reference_kl(torch.zeros(0), torch.zeros(0), options.kl_kind)
 
+    @property
+    def filters(self) -> list[str]:
+        """Names of the configured filters."""
+        return list(self._filters)
+
     def moves_without_advantage(self) -> bool:
         """Whether tokens of advantage 0 carry a gradient: asked of the objective itself, once the ratio is not 1."""
         logprobs = torch.tensor([-1.0, -2.0], requires_grad=True)

@@ -1,155 +1,230 @@
-"""Policy objectives as per-token losses, their aggregation to one number, and the penalty towards the reference policy.
+"""Policy objectives as losses of one number a token; a lower loss is better.
 
-All tensors are flat: the N completion tokens of some sequences, one sequence after the other. Three policies meet here:
-*behaviour* sampled the tokens, *proximal* is the policy at the start of the step (its ratio to behaviour is the weight
-that `corrections.py` makes), *current* is being differentiated.
+Three policies meet here: *behaviour* sampled the tokens, *proximal* is the policy at the start of the step, *current* is
+being differentiated. r = current / proximal unless a rule says otherwise. An objective answers for what current and proximal
+are to each other; for what proximal and behaviour are, the step multiplies its losses by the importance weights of
+`corrections.py`. The exceptions read behaviour themselves and want `correction: off`; their docstrings say so.
 
-An objective is one function with the form of `clipped`, entered in `OBJECTIVES`.
+An objective is one function `(tokens: Tokens, *, options) -> losses [N]`, entered in `OBJECTIVES`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Final, Literal, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
 
 import torch
 from torch import Tensor
 
-MAX_LOG_RATIO: Final = 20.0  # e^20 is still far from the float32 range; beyond it a ratio carries no information
+from safeladder.policies.aggregation import MAX_LOG_RATIO, mean_by_sequence, over_tokens, sum_by_sequence
 
-Aggregation = Literal["token_mean", "sequence_mean", "constant"]
-KLKind = Literal["k1", "k2", "k3"]
-
-
-class Objective(Protocol):
-    """Per-token losses [N] from [N] tensors. Only `logprobs` carries a gradient."""
-
-    def __call__(
-        self,
-        logprobs: Tensor,
-        proximal: Tensor,
-        advantages: Tensor,
-        weights: Tensor,
-        low: float = 0.2,
-        high: float = 0.2,
-        dual: float | None = None,
-    ) -> Tensor: ...
+Objective = Callable[..., Tensor]
 
 
-# ---------------------------------------------------------------------------------------------------- objectives
+@dataclass(frozen=True)
+class Tokens:
+    """What an objective sees: the N completion tokens of some whole sequences, one sequence after the other.
+
+    Logarithms are natural. Only `logprobs` carries a gradient.
+    """
+
+    logprobs: Tensor  # [N] ln current
+    proximal: Tensor  # [N] ln proximal
+    behaviour: Tensor  # [N] ln behaviour
+    advantages: Tensor  # [N]
+    lengths: Sequence[int]  # [S], N in all
+    kept: Tensor  # [N] bool; False: written by an environment, in no loss and no statistic
+    epoch: int = 0  # how often this batch was gone through before
+
+    def log_ratio(self) -> Tensor:
+        """ln r [N], clamped to +-20, with gradient."""
+        return _log_ratio(self.logprobs, self.proximal)
 
 
-def clipped(
-    logprobs: Tensor,
-    proximal: Tensor,
-    advantages: Tensor,
-    weights: Tensor,
-    low: float = 0.2,
-    high: float = 0.2,
-    dual: float | None = None,
-) -> Tensor:
-    """The decoupled clipped objective: w * max(-r A, -clip(r, 1 - low, 1 + high) A), r = current / proximal.
+# -------------------------------------------------------------------------------------------------- token by token
 
-    PPO (arXiv 1707.06347), eq. 7, with the asymmetric range of DAPO (arXiv 2503.14476) and the decoupling of
-    Hilton et al. (arXiv 2110.00641): clipping is around the proximal policy, the weight w = proximal /
-    behaviour answers for staleness and is a constant of the gradient. `dual` (> 1) bounds the loss of a negative
-    advantage at -dual * A (arXiv 1912.09729).
 
-    logprobs, proximal, advantages, weights: [N], natural logarithms, advantages already spread over the tokens.
-    Returns losses [N]; a lower loss is better.
+def clipped(tokens: Tokens, *, low: float = 0.2, high: float = 0.2, dual: float | None = None) -> Tensor:
+    """max(-r A, -clip(r, 1 - low, 1 + high) A).
+
+    PPO (arXiv 1707.06347), eq. 7, with the asymmetric range of DAPO (arXiv 2503.14476). With importance weights this is
+    the decoupled objective of Hilton et al. (arXiv 2110.00641): clipping is around the proximal policy. `dual` (> 1)
+    bounds the loss of a negative advantage at -dual * A (arXiv 1912.09729).
     """
     if dual is not None and dual <= 1.0:
         raise ValueError(f"dual clip must be above 1, not {dual}: below it would cut ratios inside the clip range")
-    ratio = _ratio(logprobs, proximal)
+    ratio, advantages = tokens.log_ratio().exp(), tokens.advantages
     losses = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1.0 - low, 1.0 + high))
     if dual is not None:
         losses = torch.where(advantages < 0, torch.minimum(losses, -advantages * dual), losses)
-    return weights.detach() * losses
+    return losses
 
 
-OBJECTIVES: Final[dict[str, Objective]] = {"clipped": clipped}
-
-
-def clip_fraction(logprobs: Tensor, proximal: Tensor, advantages: Tensor, low: float, high: float) -> Tensor:
-    """Share of tokens [0, 1] whose policy gradient the clip removes; 0 for no token at all."""
-    ratio = _ratio(logprobs.detach(), proximal)
-    outside = ((advantages > 0) & (ratio > 1.0 + high)) | ((advantages < 0) & (ratio < 1.0 - low))
-    return outside.float().sum() / max(1, outside.numel())
-
-
-def _ratio(logprobs: Tensor, proximal: Tensor) -> Tensor:
-    return torch.exp((logprobs - proximal.detach()).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
-
-
-# --------------------------------------------------------------------------------------------------- aggregation
-
-
-def denominator(sample_lengths: Sequence[int], mode: Aggregation, max_tokens: int | None = None) -> float:
-    """What a whole batch's losses are divided by, from the lengths of *all* its completions.
-
-    Computed before anything is masked or skipped, so that a sequence that is left out never changes the gradient of
-    another.
-
-    token_mean     number of completion tokens: each token weighs the same (DAPO, arXiv 2503.14476)
-    sequence_mean  number of completions: each completion weighs the same (GRPO, arXiv 2402.03300, eq. 3)
-    constant       completions * `max_tokens`: neither length nor batch content matters (Dr. GRPO, arXiv 2503.20783)
-
-    Returns at least 1, so that an empty batch divides nothing by zero.
-    """
-    if mode == "token_mean":
-        return float(max(1, sum(sample_lengths)))
-    if mode == "sequence_mean":
-        return float(max(1, len(sample_lengths)))
-    if mode == "constant":
-        if not max_tokens or max_tokens < 1:
-            raise ValueError('aggregation "constant" needs max_tokens >= 1, the longest completion that may be sampled')
-        return float(max(1, len(sample_lengths)) * max_tokens)
-    raise ValueError(f"unknown aggregation {mode!r}; known: token_mean, sequence_mean, constant")
-
-
-def aggregate(
-    losses: Tensor, mask: Tensor, sample_lengths: Sequence[int], mode: Aggregation, denominator: float
+def cpgd(
+    tokens: Tokens,
+    *,
+    low: float = 0.2,
+    high: float = 0.2,
+    tightness: float = 1.0,
+    drift: float = 0.001,
+    drift_cap: float = 2.0,
+    scale_epochs: bool = True,
 ) -> Tensor:
-    """Sums per-token losses [N] of some sequences and divides by the batch's `denominator`.
+    """Clipped policy gradient with policy drift: -(min(ln r A, clip(ln r) A) - drift E). CPGD (arXiv 2505.12504).
 
-    Additive over sequences: the sum over the packs of a batch, each with the same batch-wide denominator, is the loss
-    of the batch, and so are the gradients. Mode "sequence_mean" also divides each token by the original length of its
-    sequence.
-
-    mask: [N], 0 leaves a token out (whatever its loss, infinite included); sample_lengths: lengths that sum to N.
+    ln r is clipped to [ln(1 - low), ln(1 + high)]; the ratio itself never multiplies the gradient, which is A or 0. E =
+    min(r - 1, drift_cap) ln current, its first factor a constant, has the gradient of k3, an estimate of KL(proximal ||
+    current), capped from above. `tightness` l < 1 clips early tokens harder: at token i of n, low and high are scaled by
+    l + (1 - l) i / n ("tight to loose"). When a batch is gone through again, `scale_epochs` multiplies the advantage by
+    clip(r, 1 - low, 1 + high), a constant.
     """
-    if losses.numel() != sum(sample_lengths):
-        raise ValueError(f"{losses.numel()} losses for sequences of {list(sample_lengths)} tokens")
-    kept = torch.where(mask.bool(), losses * mask, 0.0)
-    if mode == "sequence_mean":
-        lengths = torch.tensor(sample_lengths, dtype=losses.dtype, device=losses.device)
-        kept = kept / over_tokens(lengths, sample_lengths)
-    return kept.sum() / denominator
+    if not 0 <= tightness <= 1 or not 0 <= low < 1 or high < 0:
+        raise ValueError(f"cpgd needs tightness in [0, 1], low in [0, 1) and high >= 0: {tightness}, {low}, {high}")
+    log_ratio, advantages = tokens.log_ratio(), tokens.advantages
+    looseness = tightness + (1 - tightness) * _progress(tokens)
+    bottom, top = torch.log1p(-low * looseness), torch.log1p(high * looseness)
+    if scale_epochs and tokens.epoch > 0:
+        advantages = advantages * log_ratio.detach().exp().clamp(1 - low, 1 + high)
+    gain = torch.minimum(log_ratio * advantages, log_ratio.clamp(bottom, top) * advantages)
+    distance = torch.expm1(log_ratio.detach()).clamp(max=drift_cap) * tokens.logprobs
+    return drift * distance - gain
 
 
-def over_tokens(values: Tensor, sample_lengths: Sequence[int]) -> Tensor:
-    """Repeats one value a sequence [S] over the tokens of the sequence [N]."""
-    repeats = torch.tensor(sample_lengths, dtype=torch.int64, device=values.device)
-    return values.repeat_interleave(repeats, output_size=sum(sample_lengths))
+def cispo(tokens: Tokens, *, low: float | None = None, high: float = 1.0) -> Tensor:
+    """-clip(r, 1 - low, 1 + high) A ln current, the clipped ratio a constant: every token keeps a gradient.
 
-
-# ---------------------------------------------------------------------------------------------- reference penalty
-
-
-def reference_kl(logprobs: Tensor, reference: Tensor, kind: KLKind = "k3") -> Tensor:
-    """Per-token estimates [N] of KL(current || reference) on tokens drawn from the current policy.
-
-    With d = ln reference - ln current: k1 = -d, k2 = d^2 / 2, k3 = e^d - 1 - d (J. Schulman, "Approximating KL
-    divergence", 2020). k1 and k3 have the right mean; k2 and k3 are never negative. Used as a loss term they differ:
-    the expected gradient of k2 is that of KL(current || reference), of k3 that of KL(reference || current), of k1 zero.
-
-    d is clamped to +-20.
+    CISPO (arXiv 2506.13585), eq. 4 and 5. low None leaves the ratio unbounded from below, as the paper does; it names no
+    value of high, the default is ours.
     """
-    difference = (reference.detach() - logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    if kind == "k1":
-        return -difference
-    if kind == "k2":
-        return difference.square() / 2
-    if kind == "k3":
-        return torch.expm1(difference) - difference
-    raise ValueError(f"unknown KL estimator {kind!r}; known: k1, k2, k3")
+    bottom = 0.0 if low is None else 1.0 - low
+    weight = tokens.log_ratio().detach().exp().clamp(bottom, 1.0 + high)
+    return -weight * tokens.advantages * tokens.logprobs
+
+
+def sapo(tokens: Tokens, *, positive: float = 1.0, negative: float = 1.05) -> Tensor:
+    """-(4 / tau) sigmoid(tau (r - 1)) A, tau = positive where A > 0, else negative: a soft gate in place of a clip.
+
+    SAPO (arXiv 2511.20347). The gradient is that of -r A at r = 1 and fades on both sides, faster for larger tau.
+    """
+    ratio = tokens.log_ratio().exp()
+    tau = torch.where(tokens.advantages > 0, positive, negative).to(ratio)
+    return -torch.sigmoid(tau * (ratio - 1.0)) * (4.0 / tau) * tokens.advantages
+
+
+def policy_gradient(tokens: Tokens) -> Tensor:
+    """-A ln current: REINFORCE (Williams 1992), without any ratio; also GPG's loss (arXiv 2504.02546)."""
+    return -tokens.advantages * tokens.logprobs
+
+
+def tis_reinforce(tokens: Tokens, *, cap: float = 1.0) -> Tensor:
+    """-min(current / behaviour, cap) A ln current, the ratio a constant. Reads behaviour: use it with `correction: off`.
+
+    Truncated importance sampling as the code of ROLL has it.
+    """
+    weight = _log_ratio(tokens.logprobs.detach(), tokens.behaviour).exp().clamp(max=cap)
+    return -weight * tokens.advantages * tokens.logprobs
+
+
+def kimi(tokens: Tokens, *, tau: float = 0.1) -> Tensor:
+    """-A ln current + (tau / 2) (ln current - ln behaviour)^2. Reads behaviour: use it with `correction: off`.
+
+    The loss of Kimi k1.5 (arXiv 2501.12599), per token as the code of ROLL has it.
+    """
+    distance = _log_ratio(tokens.logprobs, tokens.behaviour)
+    return policy_gradient(tokens) + tau / 2 * distance.square()
+
+
+def sft(tokens: Tokens, *, positive_only: bool = False) -> Tensor:
+    """-ln current: supervised learning. `positive_only` leaves out tokens without a positive advantage.
+
+    For demonstrations use the advantage "ones"; with a group-relative advantage and `positive_only` it is learning from
+    the better half of the samples.
+    """
+    return -torch.where(tokens.advantages > 0, tokens.logprobs, 0.0) if positive_only else -tokens.logprobs
+
+
+# -------------------------------------------------------------------------------------------- sequence by sequence
+
+
+def gspo(tokens: Tokens, *, low: float = 3e-4, high: float = 4e-4) -> Tensor:
+    """max(-s A, -clip(s, 1 - low, 1 + high) A), s the geometric mean of a sequence's ratios. GSPO (arXiv 2507.18071).
+
+    In the token form of its section 4.3: s_t = s current_t / current_t, all but the numerator constants, so that
+    advantages may differ from token to token. s is normalised by length, hence the narrow range. Use it with the
+    aggregation "sequence_mean".
+    """
+    mean = mean_by_sequence(tokens.log_ratio().detach(), tokens.kept, tokens.lengths)
+    own = tokens.logprobs - tokens.logprobs.detach()  # 0, with the token's gradient
+    ratio = (own + over_tokens(mean, tokens.lengths)).clamp(max=10.0).exp()
+    advantages = tokens.advantages
+    return torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1.0 - low, 1.0 + high))
+
+
+def gmpo(tokens: Tokens, *, low: float = 0.4, high: float = 0.4) -> Tensor:
+    """-A exp(mean of a sequence's clipped ln r): the geometric mean of clipped ratios. GMPO (arXiv 2507.20673).
+
+    ln r is clipped to [-low, high] on the side on which PPO clips; A is the mean advantage of the sequence. Every token
+    bears the whole loss of its sequence: use it with the aggregation "sequence_mean", which averages it over them.
+    """
+    log_ratio, sign = tokens.log_ratio(), torch.sign(tokens.advantages)
+    bounded = sign * torch.minimum(sign * log_ratio, sign * log_ratio.clamp(-low, high))
+    ratio = mean_by_sequence(bounded, tokens.kept, tokens.lengths).exp()
+    advantage = mean_by_sequence(tokens.advantages, tokens.kept, tokens.lengths)
+    return over_tokens(-advantage * ratio, tokens.lengths)
+
+
+def topr(tokens: Tokens, *, level: Literal["sequence", "token"] = "sequence") -> Tensor:
+    """-A ln current where A >= 0, -min(current / behaviour, 1) A ln current where A < 0. TOPR (arXiv 2503.14286).
+
+    Reads behaviour: use it with `correction: off`. What is good is learned as it is, off policy too; what is bad is pushed
+    away only as far as the policy still does it. The ratio, a constant, is that of the whole completion or the token's.
+    """
+    log_ratio = _log_ratio(tokens.logprobs.detach(), tokens.behaviour)
+    if level == "sequence":
+        whole = sum_by_sequence(log_ratio, tokens.kept, tokens.lengths)
+        log_ratio = over_tokens(whole, tokens.lengths)
+    weight = torch.where(tokens.advantages < 0, log_ratio.clamp(max=0.0).exp(), 1.0)
+    return weight * policy_gradient(tokens)
+
+
+OBJECTIVES: Final[dict[str, Objective]] = {
+    "clipped": clipped,
+    "cpgd": cpgd,
+    "gspo": gspo,
+    "cispo": cispo,
+    "sapo": sapo,
+    "gmpo": gmpo,
+    "topr": topr,
+    "policy_gradient": policy_gradient,
+    "tis_reinforce": tis_reinforce,
+    "kimi": kimi,
+    "sft": sft,
+}
+
+
+# ------------------------------------------------------------------------------------------------ proximal policy
+
+
+def interpolated_proximal(current: Tensor, behaviour: Tensor, versions: Tensor, version: int) -> Tensor:
+    """ln proximal [N], read off the line between behaviour and current policy instead of a forward of its own.
+
+    ln proximal = ln behaviour + a (ln current - ln behaviour), a = (version - v) / (version + 1 - v) with v the version
+    that sampled the token and `version` the learner's at the start of the step: AReaL's log-linear approximation (arXiv
+    2505.24298, and its documentation on the proximal policy). A token as fresh as the learner has a = 0. Detached.
+    """
+    age = (version - versions).clamp(min=0).to(current.dtype)
+    return (behaviour + age / (age + 1.0) * (current - behaviour)).detach()
+
+
+def _log_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
+    return (numerator - denominator.detach()).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+
+def _progress(tokens: Tokens) -> Tensor:
+    """[N]: i / n for the i-th of a sequence's n kept tokens, i from 1; 1 where n is 0."""
+    parts = [
+        part.cumsum(0) / max(1.0, float(part.sum()))
+        for part in torch.split(tokens.kept.to(tokens.logprobs.dtype), list(tokens.lengths))
+    ]
+    return torch.cat(parts) if parts else tokens.logprobs.detach()

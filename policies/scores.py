@@ -38,7 +38,8 @@ class Scores:
     """One prompt's K completions as an estimator sees them.
 
     Raises ValueError, when it is made, for shapes that do not fit, for a valid completion whose reward is not finite,
-    and for an infinite channel or cost of a valid completion (NaN is allowed there: it means unknown).
+    for an infinite channel or cost of a valid completion (NaN is allowed there: it means unknown), and for lengths
+    that count nothing.
     """
 
     rewards: Tensor  # [K] float64; not read where invalid
@@ -71,6 +72,8 @@ class Scores:
         for name, row in (("thought_lengths", self.thought_lengths), ("lengths", self.lengths)):
             if row is not None:
                 self._check_shape(name, row)
+                if not bool((torch.isfinite(row) & (row >= 0)).all()):
+                    raise ValueError(f"{name} must be numbers of tokens, not {row.tolist()}")
         if self.qualified is not None:
             self._check_shape("qualified", self.qualified)
             if self.qualified.dtype != torch.bool:

@@ -198,8 +198,8 @@ def _head_replaced(model: PreTrainedModel, answer: Any) -> Iterator[None]:
 def _score(head: nn.Linear, hidden: Tensor, targets: Tensor, temperature: float, head_tokens: int | None) -> Tensor:
     """Log-probabilities [1, N, 1] of targets [N] where the hidden states are [1, N, H]."""
     chunk = head_tokens or max(1, HEAD_ELEMENTS // head.out_features)
-    logprobs: Tensor = _HeadLogprobs.apply(hidden[0], head.weight, head.bias, targets, 1.0 / temperature, chunk)
-    return logprobs[None, :, None]
+    logprobs: Tensor = _HeadLogprobs.apply(hidden[0], head.weight, head.bias, targets, 1.0 / temperature, chunk)  # type: ignore[no-untyped-call]
+    return logprobs[None, :, None].clone()  # a sharded model must not return a view
 
 
 class _HeadLogprobs(torch.autograd.Function):
@@ -229,7 +229,7 @@ class _HeadLogprobs(torch.autograd.Function):
         return logprobs
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         states, weight, bias, targets, kept = ctx.saved_tensors
         kernel = weight.to(states.dtype)
         to_states = torch.empty_like(states)

@@ -16,19 +16,20 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from safeladder.policies.aggregation import coefficients
 from safeladder.policies.batch import TrainingGroup
-from safeladder.policies.constraints import Constraints
 from safeladder.policies.corrections import log_ratios
 from safeladder.policies.credit import Credit, CreditError
-from safeladder.policies.lengths import LazyStart
+from safeladder.policies.lazy_start import LazyStart
 from safeladder.policies.loss import PolicyLoss, Sample
 from safeladder.policies.options import StepOptions
 from safeladder.policies.packing import pack_branches
@@ -36,6 +37,9 @@ from safeladder.policies.parallel import clip_gradient, divide, idle_pass, shard
 from safeladder.policies.ranks import Ranks
 from safeladder.policies.report import StepReport, Tally
 from safeladder.policies.scoring import completion_logprobs
+
+if TYPE_CHECKING:
+    from safeladder.policies.constraints import Constraints
 
 __all__ = ["LearnerStep", "StepError", "StepOptions", "StepReport", "TrainingGroup"]
 
@@ -113,7 +117,7 @@ class LearnerStep:
         when a loss or the gradient is not finite, or a group lacks what the options need.
         """
         started = time.perf_counter()
-        tally = Tally()
+        tally = Tally(filtered=Counter(dict.fromkeys(self._loss.filters, 0)))
         try:
             with tally.phase("advantages"):
                 samples = self._samples(batch)
@@ -196,7 +200,9 @@ class LearnerStep:
         order = [sample for share in shares for number in share if number is not None for sample in packs[number]]
         for sample, part in zip(order, torch.split(logprobs, [s.length for s in order]), strict=True):
             sample.proximal = part
-        tally.filtered.update(self._loss.weigh(chosen) if self.ranks.first else (self._loss.weigh(chosen) and {}))
+        filtered = self._loss.weigh(chosen)
+        if self.ranks.first:  # every rank weighs the whole batch; it is counted once
+            tally.filtered.update(filtered)
 
     def _minibatches(self, groups: int) -> Iterator[range]:
         """The batch's groups in as many contiguous parts of nearly equal size as there are minibatches."""
@@ -294,7 +300,7 @@ class LearnerStep:
         norm = clip_gradient(self._parameters, self.options.max_gradient_norm)
         if math.isfinite(norm):
             return norm
-        guilty = []
+        guilty: list[Sample] = []
         for samples in packs:  # each once more on its own, now that the step is lost
             self._accumulate([samples], share_of, epoch, version, Tally())
             whole = all(bool(torch.isfinite(p.grad).all()) for p in self._parameters if p.grad is not None)
@@ -323,9 +329,7 @@ class LearnerStep:
                 },
             )
         if self.lazy_start is not None:
-            rewards = [float(r) for group in batch for r in group.rewards[group.valid]]
-            curves = {"reward": sum(rewards) / len(rewards)} if rewards else {}
-            self.lazy_start.observe(curves)
+            self.lazy_start.update(_curves(batch))
 
 
 def prepare(model: PreTrainedModel, activation_checkpointing: bool = False) -> None:
@@ -340,13 +344,25 @@ def prepare(model: PreTrainedModel, activation_checkpointing: bool = False) -> N
     model.eval()
     if not activation_checkpointing:
         return
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.activation_checkpointing_enable({"use_reentrant": False})
     model.train()  # transformers recomputes activations in training mode only
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.0
+
+
+def _curves(batch: Sequence[TrainingGroup]) -> dict[str, float]:
+    """What a lazy start may watch: mean `reward`, share `qualified`, mean of every cost; NaN where nothing is known."""
+    columns: dict[str, list[float]] = {"reward": [], "qualified": []}
+    for group in batch:
+        columns["reward"] += group.rewards[group.valid].tolist()
+        if group.qualified is not None:
+            columns["qualified"] += group.qualified[group.valid].tolist()
+        for name, cost in group.costs.items():
+            columns.setdefault(name, []).extend(cost[np.isfinite(cost)].tolist())
+    return {name: sum(values) / len(values) if values else math.nan for name, values in columns.items()}
 
 
 def _look(sample: Sample) -> Tensor:

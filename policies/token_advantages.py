@@ -9,7 +9,7 @@ arrives at its last own token. Invalid completions are 0 throughout and are not 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,12 +20,13 @@ from safeladder.policies.values import returns_to_go
 from safeladder.policies.values import vtrace as vtrace_of_sequence
 
 Estimator = Callable[..., list[Tensor]]  # (batch: Sequence[Scores], *, options...) -> for each group a tensor
+Marked = TypeVar("Marked", bound=Estimator)
 OfCompletion = Callable[[Scores, int, Tensor], Tensor]  # (scores, k, own tokens [n_k] bool) -> [own tokens of k]
 
 _WHITENING_EPSILON: Final = 1e-8  # added to the variance
 
 
-def per_token(estimator: Estimator) -> Estimator:
+def per_token(estimator: Marked) -> Marked:
     """Marks an estimator that gives one number a token, [sum n_k] for a group, where the others give [K]."""
     estimator.per_token = True  # type: ignore[attr-defined]
     return estimator

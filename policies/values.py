@@ -6,8 +6,6 @@ cost three orders of magnitude more. `bootstrap` is the value after the last tok
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -64,23 +62,19 @@ def vtrace(
     Raises ValueError for unequal lengths.
     """
     _check(rewards, values, log_ratio)
+    ratio = log_ratio.double().exp()
+    policy_weights = torch.ones_like(ratio) if policy_cap is None else ratio.clamp(max=policy_cap)
+    columns = (rewards, values, policy_weights, ratio.clamp(max=rho_cap), ratio.clamp(max=c_cap))
     advantages: list[float] = []
     targets: list[float] = []
     value_after = target_after = bootstrap
-    backwards = (reversed(_numbers(column)) for column in (rewards, values, log_ratio))
-    for reward, value, log_rho in zip(*backwards, strict=True):
-        weight = 1.0 if policy_cap is None else _capped_ratio(log_rho, policy_cap)
+    for reward, value, weight, rho, c in zip(*(reversed(_numbers(column)) for column in columns), strict=True):
         advantages.append(weight * (reward + gamma * target_after - value))
-        delta = _capped_ratio(log_rho, rho_cap) * (reward + gamma * value_after - value)
-        target_after = value + delta + gamma * _capped_ratio(log_rho, c_cap) * (target_after - value_after)
+        delta = rho * (reward + gamma * value_after - value)
+        target_after = value + delta + gamma * c * (target_after - value_after)
         value_after = value
         targets.append(target_after)
     return _tensor(advantages[::-1], rewards), _tensor(targets[::-1], rewards)
-
-
-def _capped_ratio(log_rho: float, cap: float) -> float:
-    """min(cap, e^log_rho), compared as logarithms so that e is never raised to more than ln cap."""
-    return cap if log_rho >= math.log(cap) else math.exp(log_rho)
 
 
 def _check(*columns: Tensor) -> None:

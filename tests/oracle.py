@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from safeladder.actors.feeder import seed_of
 from safeladder.actors.generator import question
-from safeladder.actors.learner import step_options
+from safeladder.actors.training import step_options
 from safeladder.launch import tasks
 from safeladder.launch.config import Config, load
 from safeladder.policies import model, weights

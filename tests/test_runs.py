@@ -96,3 +96,35 @@ def test_a_finite_data_set_ends_the_run_with_every_task_trained(tmp_path: Path) 
         assert running.summary()["steps"] == 3  # batches of 2, 2 and 1
         audit = running.audit()
         assert audit.returncode == 0, audit.stdout
+
+
+LEARNING = (
+    "policy.lora={rank: 4}",
+    "pools.learner.options={ranks: 2, ranks_timeout_s: 60}",
+    "learner.objective=cpgd",
+    "learner.filters={k3: {high: 5.0}}",
+    "learner.minibatches=2",
+    "learner.length_advantage={cale: {beta: 0.1}}",
+    "constraints={long: {limit: 0.5, window: 16, min_episodes: 4}}",
+    "recipe.families.normal.terms={repetition: {weight: 1.0, qualifies: 0.2}, length: 1.0}",
+    "recipe.families.normal.costs={long: {verifier: length, label: over}}",
+    "data.families={normal: 1}",
+)
+
+
+def test_adapters_on_two_ranks_under_a_constraint_survive_the_death_of_a_rank(tmp_path: Path) -> None:
+    with Running(tmp_path, *LEARNING) as running:
+        running.until(lambda: running.steps >= 3)
+        running.kill("learner")
+        assert running.wait() == 0, running.said()
+        summary = running.summary()
+        assert (summary["steps"], summary["restarts"]) == (6, 1)
+        steps = running.events("learner", "step.completed")
+        assert {step["updates"] for step in steps} == {2}
+        assert all(step["constraints"]["long"]["limit"] == 0.5 for step in steps)
+        assert steps[-1]["constraints"]["long"]["episodes"] == 16
+        folder = running.run.checkpoints / "step-00000006"
+        assert (folder / "adapter.safetensors").exists()
+        assert transformers.AutoModelForCausalLM.from_pretrained(folder).config.vocab_size > 0
+        audit = running.audit()
+        assert audit.returncode == 0, audit.stdout

@@ -1,52 +1,157 @@
+"""Importance weights stay in their bounds, filters see what they say, and neither sees an environment's tokens."""
+
 import math
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from vectors import flat, inputs, vectors
+from vectors import flat, inputs, lengths, vectors
 
-from safeladder.policies.corrections import CORRECTIONS, diagnose, log_ratios, off, token_mask, token_truncate, veto
+from safeladder.policies.corrections import (
+    FILTERS,
+    WEIGHTS,
+    Ratios,
+    diagnose,
+    geometric,
+    k2,
+    k3,
+    log_ratios,
+    m2po,
+    off,
+    opsm,
+    sequence_mask,
+    sequence_truncate,
+    token_mask,
+    token_truncate,
+    veto,
+)
 
-RATIOS = st.lists(st.floats(-25, 25), min_size=1, max_size=12).map(lambda v: torch.tensor(v, dtype=torch.float64))
+CAPPED = [name for name in WEIGHTS if "normalised" not in name and name not in ("off", "token_mask")]
 
 
-def test_truncated_weights_equal_the_independent_implementation():
+def ratios(values, sizes=None, advantages=None, kept=None):
+    log_ratio = torch.as_tensor(values, dtype=torch.float64).clamp(-20, 20)
+    count = log_ratio.numel()
+    return Ratios(
+        log_ratio,
+        torch.ones(count) if advantages is None else torch.tensor(advantages),
+        [count] if sizes is None else sizes,
+        torch.ones(count, dtype=torch.bool) if kept is None else torch.tensor(kept),
+    )
+
+
+SOME = st.lists(st.lists(st.floats(-25, 25), min_size=1, max_size=6), min_size=1, max_size=4).map(
+    lambda rows: ratios([v for row in rows for v in row], [len(row) for row in rows])
+)
+
+
+@pytest.mark.parametrize(("level", "rule"), [("token", token_truncate), ("sequence", sequence_truncate)])
+def test_truncated_weights_equal_the_independent_implementation(level, rule):
     cases = vectors("rollout_correction")
-    for case in cases:
-        if case.get("level") == "token":
-            given_inputs = inputs(cases, case["seed"])
-            mask = given_inputs["mask"]
-            log_ratio = log_ratios(flat(given_inputs["old"], mask), flat(given_inputs["rollout"], mask))
-            weights = token_truncate(log_ratio, 0.0, case["cap"])
-            torch.testing.assert_close(weights, flat(case["weights"], mask), atol=1e-6, rtol=1e-6)
+    chosen = [case for case in cases if case.get("level") == level]
+    assert len(chosen) == 2 or len(chosen) == 4
+    for case in chosen:
+        given_inputs = inputs(cases, case["seed"])
+        mask = given_inputs["mask"]
+        log_ratio = log_ratios(flat(given_inputs["old"], mask), flat(given_inputs["rollout"], mask))
+        weights = rule(ratios(log_ratio, lengths(mask)), cap=case["cap"])
+        torch.testing.assert_close(weights, flat(case["weights"], mask), atol=1e-6, rtol=1e-6)
 
 
 @settings(max_examples=60, deadline=None)
-@given(log_ratio=RATIOS, cap=st.floats(1.0, 10.0))
-def test_weights_stay_in_their_bounds(log_ratio, cap):
-    log_ratio = log_ratios(log_ratio, torch.zeros_like(log_ratio))
-    for rule in CORRECTIONS.values():
-        weights = rule(log_ratio, 0.5, cap)
-        assert bool((weights >= 0).all())
-        assert bool((weights <= cap).all())
-    assert bool((token_truncate(log_ratio, 0.5, cap) > 0).all())
+@given(some=SOME, cap=st.floats(1.0, 10.0))
+def test_weights_stay_in_their_bounds(some, cap):
+    for name in CAPPED:
+        weights = WEIGHTS[name](some, cap=cap)
+        assert bool((weights >= 0).all()) and bool((weights <= cap * (1 + 1e-12)).all())
+        assert "mask" in name or bool((weights > 0).all())
+    window = token_mask(some, low=0.5, high=cap)
+    assert bool(((window == 0) | ((window >= 0.5) & (window <= cap))).all())
 
 
-@pytest.mark.parametrize("name", sorted(CORRECTIONS))
+@pytest.mark.parametrize("name", sorted(WEIGHTS))
 def test_equal_policies_have_weight_one(name):
-    assert CORRECTIONS[name](torch.zeros(3), 0.5, 2.0).tolist() == [1.0, 1.0, 1.0]
+    assert WEIGHTS[name](ratios([0.0, 0.0, 0.0], [2, 1])).tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("name", sorted(FILTERS))
+def test_equal_policies_are_not_filtered(name):
+    assert FILTERS[name](ratios([0.0] * 3, [2, 1], advantages=[-1.0, -1.0, 1.0])).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(some=SOME, shift=st.floats(1, 20))
+def test_tokens_of_an_environment_change_no_weight_and_no_filter_of_others(some, shift):
+    """The last token of every sequence is the environment's: whatever ratio it has, the others see nothing of it."""
+    last = torch.tensor(some.lengths).cumsum(0) - 1
+    kept = torch.ones_like(some.kept)
+    kept[last] = False
+    moved = some.log_ratio.clone()
+    moved[last] = shift
+    before, after = (Ratios(log, some.advantages, some.lengths, kept) for log in (some.log_ratio, moved))
+    for name, rule in {**WEIGHTS, **FILTERS}.items():
+        torch.testing.assert_close(rule(before)[kept], rule(after)[kept], atol=0, rtol=0, msg=name)
+    assert diagnose(before, off(before)) == diagnose(after, off(after))
 
 
 def test_the_window_drops_and_never_clips():
-    log_ratio = torch.tensor([0.4, 1.0, 1.9, 2.1], dtype=torch.float64).log()
-    torch.testing.assert_close(token_mask(log_ratio, 0.5, 2.0), torch.tensor([0.0, 1.0, 1.9, 0.0], dtype=torch.float64))
+    found = token_mask(ratios([math.log(v) for v in (0.4, 1.0, 1.9, 2.1)]), low=0.5, high=2.0)
+    torch.testing.assert_close(found, torch.tensor([0.0, 1.0, 1.9, 0.0], dtype=torch.float64))
+
+
+def test_a_whole_sequence_is_weighed_or_rejected():
+    some = ratios([math.log(1.5), math.log(1.5), math.log(0.5)], [2, 1])
+    torch.testing.assert_close(sequence_truncate(some, cap=2.0), torch.tensor([2.0, 2.0, 0.5], dtype=torch.float64))
+    torch.testing.assert_close(sequence_mask(some, cap=2.0), torch.tensor([0.0, 0.0, 0.5], dtype=torch.float64))
+
+
+@settings(max_examples=40, deadline=None)
+@given(some=SOME)
+def test_normalised_weights_have_mean_one(some):
+    assert float(WEIGHTS["token_truncate_normalised"](some).mean()) == pytest.approx(1.0)
+    by_sequence = torch.stack([p[0] for p in WEIGHTS["sequence_truncate_normalised"](some).split(some.lengths)])
+    assert float(by_sequence.mean()) == pytest.approx(1.0)
 
 
 def test_an_impossible_token_vetoes_its_sequence_and_no_other():
-    log_ratio = torch.tensor([0.0, math.log(1e-5), 0.0, 0.1, -0.1])
-    assert veto(log_ratio, [3, 0, 2], 1e-4).tolist() == [False, False, False, True, True]
-    assert veto(log_ratio, [3, 0, 2], 0.0).all()
+    some = ratios([0.0, math.log(1e-5), 0.0, 0.1, -0.1], [3, 0, 2])
+    assert veto(some, threshold=1e-4).tolist() == [False, False, False, True, True]
+    assert veto(some, threshold=0.0).all()
+
+
+def test_filters_by_hand():
+    some = ratios([0.3, -0.3, 2.5, 0.0], [2, 2], advantages=[1.0, -1.0, -1.0, -1.0])
+    assert geometric(some, low=0.9, high=1.1).tolist() == [True, True, False, False]
+    assert k2(some, high=2.0).tolist() == [True, True, False, True]
+    assert k2(some, high=2.0, aggregate="max").tolist() == [True, True, False, False]
+    assert k2(some, high=2.0, aggregate="mean").tolist() == [True] * 4
+    assert k2(some, high=3.0, aggregate="sum").tolist() == [True, True, False, False]
+    assert k3(some, high=0.1).tolist() == [True, True, False, False]
+    away = ratios([-1.0, -1.0, 1.0, 1.0], [2, 2], advantages=[1.0, -1.0, -1.0, -1.0])
+    assert opsm(away, delta=0.1).tolist() == [True, False, True, True]
+
+
+def test_a_filter_by_geometric_mean_does_not_see_length():
+    for length in (1, 10, 1000):
+        assert geometric(ratios([math.log(1.0005)] * length)).all()
+        assert not geometric(ratios([math.log(1.002)] * length)).any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(some=SOME, threshold=st.floats(1e-3, 10))
+def test_m2po_leaves_out_the_fewest_tokens_that_do(some, threshold):
+    stays = m2po(some, threshold=threshold)
+    moments = some.log_ratio.square()
+    kept = moments[stays]
+    assert kept.numel() >= 1
+    if kept.numel() > 1:
+        assert float(kept.mean()) < threshold * (1 + 1e-9)
+    dropped = moments[~stays]
+    if dropped.numel():
+        assert float(dropped.min()) >= float(kept.max())
+        with_one_more = torch.cat([kept, dropped.min()[None]])
+        assert float(with_one_more.mean()) >= threshold * (1 - 1e-9)
 
 
 def test_log_ratios_are_clamped_and_carry_no_gradient():
@@ -57,22 +162,24 @@ def test_log_ratios_are_clamped_and_carry_no_gradient():
 
 
 @settings(max_examples=60, deadline=None)
-@given(log_ratio=RATIOS)
-def test_diagnostics_are_in_their_ranges(log_ratio):
-    log_ratio = log_ratios(log_ratio, torch.zeros_like(log_ratio))
+@given(some=SOME)
+def test_diagnostics_are_in_their_ranges(some):
     for rule in (off, token_truncate, token_mask):
-        found = diagnose(log_ratio, rule(log_ratio, 0.5, 2.0))
+        found = diagnose(some, rule(some))
         assert 0 <= found.ess <= 1 + 1e-9
         assert found.mismatch >= 0
         assert 0 <= found.truncated + found.masked <= 1
+        assert 0 <= found.above + found.below <= 1
+        assert found.perplexity_ratio == pytest.approx(math.exp(-found.kl))
 
 
 def test_diagnostics_by_hand():
-    log_ratio = torch.tensor([0.0, math.log(4.0)])
-    found = diagnose(log_ratio, token_truncate(log_ratio, 0.0, 2.0))
+    some = ratios([0.0, math.log(4.0)], [1, 1])
+    found = diagnose(some, token_truncate(some, cap=2.0))
     assert found.ess == pytest.approx(9 / (2 * 5))
-    assert found.log_ratio_mean == pytest.approx(math.log(4) / 2)
+    assert found.kl == pytest.approx(-math.log(4) / 2)
     assert found.log_ratio_max == pytest.approx(math.log(4))
     assert found.mismatch == pytest.approx((3 - math.log(4)) / 2)
-    assert (found.truncated, found.masked) == (0.5, 0.0)
-    assert diagnose(torch.zeros(0), torch.zeros(0)).ess == 1.0
+    assert found.chi2_token == found.chi2_sequence == pytest.approx(7.5)
+    assert (found.truncated, found.masked, found.above, found.below) == (0.5, 0.0, 0.5, 0.0)
+    assert diagnose(ratios([], []), torch.zeros(0)).ess == 1.0

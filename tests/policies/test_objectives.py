@@ -1,4 +1,7 @@
+"""Every objective against numbers of independent implementations, and against what its formula promises."""
+
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,177 +9,270 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from vectors import flat, inputs, lengths, vectors
 
-from safeladder.policies.corrections import log_ratios, token_mask, token_truncate
-from safeladder.policies.objectives import aggregate, clip_fraction, clipped, denominator, over_tokens, reference_kl
+from safeladder.policies.aggregation import aggregate, coefficients, over_tokens
+from safeladder.policies.corrections import (
+    Ratios,
+    geometric_mask,
+    geometric_truncate,
+    log_ratios,
+    token_mask,
+    token_truncate,
+)
+from safeladder.policies.objectives import OBJECTIVES, Tokens, clipped, cpgd, gmpo, gspo, interpolated_proximal, topr
 
 # verl's names of the aggregations; its sum of tokens per sequence, averaged over sequences, is "constant" with 1 token
 MODES = {"token-mean": "token_mean", "seq-mean-token-mean": "sequence_mean", "seq-mean-token-sum": "constant"}
+OURS = {"vanilla": "clipped", "geo_mean": "gmpo", "gpg": "policy_gradient"}
+READS_BEHAVIOUR = {"topr", "tis_reinforce", "kimi"}
+SUPERVISED = {"sft"}
 
 
-def column(values):
-    return torch.tensor(values, dtype=torch.float64)
+def read(cases, seed, proximal="old"):
+    """The inputs of a seed as `Tokens`, float64, the current log-probabilities with a gradient."""
+    given_inputs = inputs(cases, seed)
+    mask = given_inputs["mask"]
+    old = flat(given_inputs[proximal], mask)
+    return Tokens(
+        logprobs=flat(given_inputs["new"], mask).requires_grad_(),
+        proximal=old,
+        behaviour=flat(given_inputs["behaviour"], mask) if "behaviour" in given_inputs else old,
+        advantages=flat(given_inputs["adv"], mask),
+        lengths=lengths(mask),
+        kept=torch.ones_like(old, dtype=torch.bool),
+    ), mask
 
 
-@pytest.mark.parametrize("mode", sorted(MODES))
-def test_clipped_loss_and_gradient_equal_the_independent_implementation(mode):
+def total(losses, tokens, mode, groups=None):
+    shares = coefficients(tokens.lengths, groups or range(len(tokens.lengths)), mode, 1)
+    return aggregate(losses, tokens.kept, tokens.lengths, shares)
+
+
+def check(loss, tokens, case, mask, constant=0.0):
+    loss.backward()
+    assert float(loss.detach()) + constant == pytest.approx(case["loss"], abs=1e-6)
+    torch.testing.assert_close(tokens.logprobs.grad, flat(case["grad"], mask), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vanilla", "gspo", "cispo", "sapo", "geo_mean", "gpg"])
+def test_losses_and_gradients_equal_the_independent_implementation(name):
     cases = vectors("policy_losses")
-    chosen = [case for case in cases if case.get("loss_name") == "vanilla" and case["agg"] == mode]
-    assert chosen
+    chosen = [case for case in cases if case.get("loss_name") == name]
+    assert len(chosen) >= 3
     for case in chosen:
-        given_inputs = inputs(cases, case["seed"])
-        mask = given_inputs["mask"]
-        sizes = lengths(mask)
-        new = flat(given_inputs["new"], mask).requires_grad_()
-        old, advantages = flat(given_inputs["old"], mask), flat(given_inputs["adv"], mask)
-        losses = clipped(
-            new, old, advantages, torch.ones_like(new), case["clip_low"], case["clip_high"], dual=case["clip_c"]
-        )
-        divisor = denominator(sizes, MODES[mode], max_tokens=1)
-        loss = aggregate(losses, torch.ones_like(losses), sizes, MODES[mode], divisor)
-        loss.backward()
-        assert float(loss.detach()) == pytest.approx(case["loss"], abs=1e-7)
-        torch.testing.assert_close(new.grad, flat(case["grad"], mask), atol=1e-7, rtol=1e-5)
+        tokens, mask = read(cases, case["seed"])
+        options = {}
+        if name in ("vanilla", "gspo", "cispo", "geo_mean"):
+            options = {"low": case["clip_low"], "high": case["clip_high"]}
+        if name == "vanilla":
+            options["dual"] = case["clip_c"]
+        # verl averages gmpo over sequences, whatever it is asked for
+        mode = "sequence_mean" if name == "geo_mean" else MODES[case["agg"]]
+        check(total(OBJECTIVES[OURS.get(name, name)](tokens, **options), tokens, mode), tokens, case, mask)
 
 
-@pytest.mark.parametrize("kind", ["k1", "k2", "k3"])
-def test_kl_estimates_equal_the_independent_implementation(kind):
-    for case in vectors("policy_losses"):
-        if "inputs_for_seed" in case:
-            estimates = reference_kl(column(case["new"]), column(case["old"]), kind)
-            # verl cuts k3 off at 10, which also cuts its gradient; ours is cut only where the difference exceeds 20
-            torch.testing.assert_close(
-                estimates.clamp(max=10), column(case["kl"][kind]).clamp(max=10), atol=1e-6, rtol=1e-6
-            )
+def test_cpgd_equals_the_independent_implementation():
+    """siiRL's loss leaves out A ln proximal, which is a constant of the gradient; it is added here."""
+    cases = vectors("cpgd")
+    chosen = [case for case in cases if "agg" in case]
+    assert len(chosen) == 9
+    for case in chosen:
+        tokens, mask = read(cases, case["seed"])
+        losses = cpgd(tokens, low=case["clip_low"], high=case["clip_high"], drift=0.0)
+        constant = float(total(-tokens.advantages * tokens.proximal, tokens, MODES[case["agg"]]))
+        check(total(losses, tokens, MODES[case["agg"]]), tokens, case, mask, constant)
 
 
-@pytest.mark.parametrize("correction", [None, "mask", "clamp"])
-def test_decoupled_loss_and_gradient_equal_the_independent_implementation(correction):
+def test_the_policy_drift_of_cpgd_equals_the_independent_implementation():
+    cases = vectors("cpgd")
+    for case in (case for case in cases if "agg" in case):
+        tokens, mask = read(cases, case["seed"])
+        tokens = replace(tokens, advantages=torch.zeros_like(tokens.proximal))
+        drift = total(cpgd(tokens, drift=1.0), tokens, MODES[case["agg"]])
+        found = {"loss": case["drift_loss_coeff1"], "grad": case["drift_grad_coeff1"]}
+        check(drift, tokens, found, mask)
+
+
+AREAL = {"mask": (token_mask, geometric_mask), "clamp": (token_truncate, geometric_truncate)}
+
+
+def test_the_decoupled_loss_equals_the_independent_implementation():
+    """AReaL's sequence level is the geometric mean; it divides by the tokens of the batch, masked ones included."""
     cases = vectors("decoupled_loss")
-    for case in cases:
-        options = case.get("options")
-        if options is None or "importance_sampling_level" in options:
-            continue
-        rule = options["behaviour_correction"]
-        if (rule is None) != (correction is None) or (rule and rule[:2] != ["token", correction]):
-            continue
-        given_inputs = inputs(cases, case["seed"])
-        mask = given_inputs["mask"]
-        new = flat(given_inputs["new"], mask).requires_grad_()
-        proximal, advantages = flat(given_inputs["proximal"], mask), flat(given_inputs["adv"], mask)
-        log_ratio = log_ratios(proximal, flat(given_inputs["behaviour"], mask))
-        weights = torch.ones_like(new)
-        if rule:
-            weights = {"mask": token_mask, "clamp": token_truncate}[correction](log_ratio, 0.0, rule[2])
-        losses = clipped(new, proximal, advantages, weights, 0.2, 0.28, dual=options.get("c_clip"))
-        sizes = lengths(mask)
-        loss = aggregate(losses, torch.ones_like(losses), sizes, "token_mean", denominator(sizes, "token_mean"))
-        loss.backward()
-        assert float(loss.detach()) == pytest.approx(case["loss"], abs=1e-6)
-        torch.testing.assert_close(new.grad, flat(case["grad"], mask), atol=1e-6, rtol=1e-5)
+    chosen = [case for case in cases if "options" in case and "importance_sampling_level" not in case["options"]]
+    assert len(chosen) >= 6
+    for case in chosen:
+        tokens, mask = read(cases, case["seed"], "proximal")
+        log_ratio = log_ratios(tokens.proximal, tokens.behaviour)
+        ratios = Ratios(log_ratio, tokens.advantages, tokens.lengths, tokens.kept)
+        weights = torch.ones_like(tokens.proximal)
+        if rule := case["options"]["behaviour_correction"]:
+            level, kind, cap = rule
+            correct = AREAL[kind][level == "sequence"]
+            weights = correct(ratios, low=0.0, high=cap) if correct is token_mask else correct(ratios, cap=cap)
+        losses = clipped(tokens, low=0.2, high=0.28, dual=case["options"].get("c_clip")) * weights
+        check(total(losses, tokens, "token_mean"), tokens, case, mask)
 
 
-def test_on_policy_gradient_is_that_of_reinforce():
-    logprobs = torch.tensor([-1.0, -0.3, -2.0], requires_grad=True)
-    advantages = torch.tensor([0.7, -1.2, 0.0])
-    clipped(logprobs, logprobs.detach(), advantages, torch.ones(3)).sum().backward()
-    torch.testing.assert_close(logprobs.grad, -advantages)
+# ----------------------------------------------------------------------------------------------------- properties
+
+finite = st.floats(-2, 2, allow_subnormal=False)
+advantage = st.just(0.0) | st.floats(1e-3, 3) | st.floats(-3, -1e-3)
+
+
+def one(drift, advantage, **more):
+    return Tokens(
+        logprobs=torch.tensor([drift - 1.0], dtype=torch.float64, requires_grad=True),
+        proximal=torch.tensor([-1.0], dtype=torch.float64),
+        behaviour=torch.tensor([-1.0], dtype=torch.float64),
+        advantages=torch.tensor([advantage], dtype=torch.float64),
+        lengths=[1],
+        kept=torch.ones(1, dtype=torch.bool),
+        **more,
+    )
+
+
+def gradient(losses, tokens):
+    (found,) = torch.autograd.grad(losses.sum(), tokens.logprobs, allow_unused=True)
+    return torch.zeros_like(tokens.logprobs) if found is None else found
+
+
+def random_tokens(seed, sizes=(3, 1, 4), equal=False):
+    generator = torch.Generator().manual_seed(seed)
+    count = sum(sizes)
+
+    def draw():
+        return torch.randn(count, generator=generator, dtype=torch.float64)
+
+    logprobs = -draw().abs() - 0.1
+    return Tokens(
+        logprobs=logprobs.clone().requires_grad_(),
+        proximal=logprobs if equal else logprobs + 0.3 * draw(),
+        behaviour=logprobs if equal else logprobs + 0.3 * draw(),
+        advantages=over_tokens(draw()[: len(sizes)], list(sizes)),
+        lengths=list(sizes),
+        kept=torch.ones(count, dtype=torch.bool),
+    )
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - SUPERVISED))
+def test_where_the_three_policies_are_one_the_gradient_is_that_of_reinforce(name):
+    tokens = random_tokens(0, equal=True)
+    losses = OBJECTIVES[name](tokens)
+    if name in ("gmpo", "gspo"):  # of a whole sequence: its tokens share the gradient, under sequence_mean
+        shared = gradient(total(losses, tokens, "sequence_mean")[None], tokens)
+        expected = gradient(total(-tokens.advantages * tokens.logprobs, tokens, "sequence_mean")[None], tokens)
+        torch.testing.assert_close(shared, expected)
+    else:
+        torch.testing.assert_close(gradient(losses, tokens), -tokens.advantages)
 
 
 @settings(max_examples=60, deadline=None)
-@given(advantage=st.just(0.0) | st.floats(1e-3, 3) | st.floats(-3, -1e-3), drift=st.floats(-2, 2))
-def test_the_gradient_is_zero_exactly_where_the_clip_removes_it(advantage, drift):
-    logprobs = torch.tensor([drift - 1.0], dtype=torch.float64, requires_grad=True)
-    proximal, advantages = torch.tensor([-1.0], dtype=torch.float64), torch.tensor([advantage], dtype=torch.float64)
-    clipped(logprobs, proximal, advantages, torch.ones(1)).sum().backward()
-    removed = clip_fraction(logprobs, proximal, advantages, 0.2, 0.2) == 1
-    assert bool(removed) == (logprobs.grad.item() == 0 and advantage != 0)
-
-
-def test_dual_clip_bounds_the_loss_of_negative_advantages_only():
-    proximal, logprobs = torch.zeros(2), torch.tensor([3.0, 3.0])
-    losses = clipped(logprobs, proximal, torch.tensor([-1.0, 1.0]), torch.ones(2), dual=3.0)
-    torch.testing.assert_close(losses, torch.tensor([3.0, -1.2]))
-    with pytest.raises(ValueError, match="above 1"):
-        clipped(logprobs, proximal, torch.ones(2), torch.ones(2), dual=1.0)
-
-
-def test_weights_and_proximal_carry_no_gradient():
-    tensors = [torch.randn(4, requires_grad=True) for _ in range(3)]
-    logprobs, proximal, weights = tensors
-    clipped(logprobs, proximal, torch.ones(4), weights).sum().backward()
-    assert logprobs.grad is not None
-    assert proximal.grad is None
-    assert weights.grad is None
-
-
-def test_an_absurd_ratio_stays_finite():
-    logprobs = torch.tensor([0.0, -500.0], requires_grad=True)
-    losses = clipped(logprobs, torch.tensor([-500.0, 0.0]), torch.tensor([-1.0, 1.0]), torch.ones(2))
-    losses.sum().backward()
-    assert torch.isfinite(losses).all()
-    assert torch.isfinite(logprobs.grad).all()
+@given(advantage=advantage, drift=finite)
+def test_clipped_and_cpgd_are_silent_exactly_outside_the_clip(advantage, drift):
+    ratio = math.exp(drift)
+    if min(abs(ratio - 0.8), abs(ratio - 1.2)) < 1e-9:
+        return
+    outside = (advantage > 0 and ratio > 1.2) or (advantage < 0 and ratio < 0.8)
+    for rule, expected in ((clipped, -advantage * ratio), (cpgd, -advantage)):
+        tokens = one(drift, advantage)
+        found = float(gradient(rule(tokens, **({"drift": 0.0} if rule is cpgd else {})), tokens))
+        assert found == (0.0 if outside else pytest.approx(expected))
 
 
 @settings(max_examples=40, deadline=None)
-@given(sizes=st.lists(st.integers(0, 5), min_size=1, max_size=6), data=st.data())
-@pytest.mark.parametrize("mode", ["token_mean", "sequence_mean", "constant"])
-def test_aggregation_is_additive_over_any_split_into_packs(mode, sizes, data):
-    losses = torch.linspace(-1, 2, sum(sizes), dtype=torch.float64)
-    mask = torch.ones_like(losses)
-    divisor = denominator(sizes, mode, max_tokens=7)
-    whole = aggregate(losses, mask, sizes, mode, divisor)
-    cut = data.draw(st.integers(0, len(sizes)))
-    tokens = sum(sizes[:cut])
-    parts = aggregate(losses[:tokens], mask[:tokens], sizes[:cut], mode, divisor) + aggregate(
-        losses[tokens:], mask[tokens:], sizes[cut:], mode, divisor
-    )
-    torch.testing.assert_close(whole, parts)
+@given(drift=st.floats(-2, 2).filter(lambda x: abs(x) > 1e-3))
+def test_the_drift_term_pulls_the_ratio_towards_one_and_is_capped(drift):
+    tokens = one(drift, 0.0)
+    pull = float(gradient(cpgd(tokens, drift=1.0, drift_cap=2.0), tokens))
+    assert math.copysign(1, pull) == math.copysign(1, drift)  # the loss falls where ln r moves towards 0
+    assert pull == pytest.approx(min(math.expm1(drift), 2.0))
 
 
-@pytest.mark.parametrize("mode", ["token_mean", "sequence_mean", "constant"])
-def test_masking_one_sequence_leaves_the_gradient_of_another(mode):
-    sizes = [3, 2]
-    gradients = []
-    for second in (1.0, 0.0):
-        losses = torch.tensor([0.5, 1.0, -1.0, 9.0, float("inf") if second == 0 else 2.0], requires_grad=True)
-        mask = over_tokens(torch.tensor([1.0, second]), sizes)
-        aggregate(losses, mask, sizes, mode, denominator(sizes, mode, max_tokens=4)).backward()
-        gradients.append(losses.grad)
-    torch.testing.assert_close(gradients[0][:3], gradients[1][:3])
-    assert not gradients[1][3:].any()
+def test_tight_to_loose_clips_early_tokens_harder():
+    tokens = replace(random_tokens(1, (4,)), advantages=torch.ones(4, dtype=torch.float64))
+    tokens = replace(tokens, proximal=tokens.logprobs.detach() - math.log(1.12))
+    silent = [float(g) == 0 for g in gradient(cpgd(tokens, low=0.2, high=0.2, tightness=0.0, drift=0.0), tokens)]
+    assert silent == [True, True, False, False]  # ranges up to 1.05, 1.10, 1.15, 1.20
+    assert not any(gradient(cpgd(tokens, tightness=1.0, drift=0.0), tokens) == 0)
 
 
-def test_unknown_names_are_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match="known: token_mean"):
-        denominator([1], "mean")
-    with pytest.raises(ValueError, match="known: k1, k2, k3"):
-        reference_kl(torch.zeros(1), torch.zeros(1), "k4")
-    with pytest.raises(ValueError, match="max_tokens"):
-        denominator([1], "constant")
-    with pytest.raises(ValueError, match="3 losses"):
-        aggregate(torch.zeros(3), torch.ones(3), [1, 1], "token_mean", 1.0)
+def test_a_batch_gone_through_again_scales_its_advantages_within_the_clip():
+    first, again = (one(1.0, -1.0, epoch=epoch) for epoch in (0, 1))
+    assert float(gradient(cpgd(first, drift=0.0), first)) == pytest.approx(1.0)
+    assert float(gradient(cpgd(again, drift=0.0), again)) == pytest.approx(1.2)
+    assert float(gradient(cpgd(again, drift=0.0, scale_epochs=False), again)) == pytest.approx(1.0)
 
 
-@settings(max_examples=60, deadline=None)
-@given(current=st.floats(-30, 0), reference=st.floats(-30, 0))
-def test_k2_and_k3_are_never_negative_and_zero_at_the_reference(current, reference):
-    for kind in ("k2", "k3"):
-        value = reference_kl(column([current]), column([reference]), kind)
-        assert float(value) >= 0 or math.isclose(float(value), 0, abs_tol=1e-12)
-        assert float(reference_kl(column([current]), column([current]), kind)) == 0
+@pytest.mark.parametrize("name", sorted(OBJECTIVES.keys() - SUPERVISED - {"cpgd", "kimi"}))
+def test_without_advantage_there_is_no_gradient(name):
+    tokens = random_tokens(2)
+    tokens = replace(tokens, advantages=torch.zeros_like(tokens.proximal))
+    assert not gradient(OBJECTIVES[name](tokens), tokens).any()
 
 
-@pytest.mark.parametrize(("kind", "direction"), [("k1", "none"), ("k2", "forward"), ("k3", "reverse")])
-def test_expected_gradient_of_a_kl_estimate_is_the_one_its_docstring_names(kind, direction):
-    logits = torch.tensor([0.3, -0.8, 1.1], dtype=torch.float64, requires_grad=True)
-    reference = torch.log_softmax(torch.tensor([-0.2, 0.9, 0.1], dtype=torch.float64), 0)
-    policy = torch.log_softmax(logits, 0)
-    expected = (policy.detach().exp() * reference_kl(policy, reference, kind)).sum()
-    (gradient,) = torch.autograd.grad(expected, logits, retain_graph=True)
-    target = {
-        "none": 0.0 * policy.sum(),
-        "forward": (policy.exp() * (policy - reference)).sum(),
-        "reverse": (reference.exp() * (reference - policy)).sum(),
-    }[direction]
-    (exact,) = torch.autograd.grad(target, logits)
-    torch.testing.assert_close(gradient, exact)
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("mode", ["token_mean", "sequence_mean", "group_token_mean", "constant"])
+def test_leaving_a_sequence_out_changes_no_other_gradient(name, mode):
+    tokens = random_tokens(3)
+    shares = coefficients(tokens.lengths, [0, 0, 1], mode, 4)
+
+    def of(mask):
+        return gradient(aggregate(OBJECTIVES[name](tokens), mask, tokens.lengths, shares)[None], tokens)
+
+    masked = tokens.kept.clone()
+    masked[3] = False  # the second sequence
+    whole, part = of(tokens.kept), of(masked)
+    torch.testing.assert_close(whole[[0, 1, 2, 4, 5, 6, 7]], part[[0, 1, 2, 4, 5, 6, 7]], atol=0, rtol=0)
+    assert float(part[3]) == 0.0
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+@pytest.mark.parametrize("mode", ["token_mean", "sequence_mean", "group_token_mean", "constant"])
+def test_a_split_into_packs_adds_up_to_the_whole(name, mode):
+    tokens = random_tokens(4)
+    shares = coefficients(tokens.lengths, [0, 1, 1], mode, 4)
+    whole = aggregate(OBJECTIVES[name](tokens), tokens.kept, tokens.lengths, shares)
+    parts = []
+    for part, sizes, chosen in ((slice(0, 4), [3, 1], shares[:2]), (slice(4, 8), [4], shares[2:])):
+        columns = {n: getattr(tokens, n)[part] for n in ("logprobs", "proximal", "behaviour", "advantages", "kept")}
+        piece = Tokens(**columns, lengths=sizes)
+        parts.append(aggregate(OBJECTIVES[name](piece), piece.kept, sizes, chosen))
+    torch.testing.assert_close(sum(parts), whole)
+
+
+@pytest.mark.parametrize("rule", [gspo, gmpo, topr])
+def test_tokens_of_an_environment_do_not_move_their_sequence(rule):
+    tokens = random_tokens(5, (4,))
+    kept = torch.tensor([True, True, False, True])
+    moved = tokens.proximal.clone()
+    moved[2] += 5.0
+    first, second = (rule(replace(tokens, kept=kept, proximal=p, behaviour=p))[kept] for p in (tokens.proximal, moved))
+    torch.testing.assert_close(first, second, atol=0, rtol=0)
+
+
+def test_what_is_good_is_learned_as_it_is_and_what_is_bad_only_as_far_as_it_is_done():
+    good, bad = one(-3.0, 2.0), one(-3.0, -2.0)
+    assert float(gradient(topr(good), good)) == pytest.approx(-2.0)
+    assert float(gradient(topr(bad), bad)) == pytest.approx(2.0 * math.exp(-3.0))
+    done = one(3.0, -2.0)
+    assert float(gradient(topr(done), done)) == pytest.approx(2.0)
+
+
+def test_dual_clip_bounds_the_loss_of_negative_advantages_only():
+    losses = [float(clipped(one(2.0, a), dual=3.0).detach()) for a in (-1.0, 1.0)]
+    assert losses == pytest.approx([3.0, -1.2])
+    with pytest.raises(ValueError, match="above 1"):
+        clipped(one(0.0, 1.0), dual=1.0)
+
+
+def test_supervised_learning_leaves_out_what_was_not_better():
+    tokens = random_tokens(6, (2, 2))
+    tokens = replace(tokens, advantages=torch.tensor([1.0, 1.0, -1.0, -1.0], dtype=torch.float64))
+    assert gradient(OBJECTIVES["sft"](tokens), tokens).tolist() == [-1.0] * 4
+    assert gradient(OBJECTIVES["sft"](tokens, positive_only=True), tokens).tolist() == [-1.0, -1.0, 0.0, 0.0]
+
+
+def test_the_interpolated_proximal_policy_lies_where_its_version_says():
+    current, behaviour = torch.tensor([-1.0] * 3), torch.tensor([-3.0] * 3)
+    found = interpolated_proximal(current, behaviour, torch.tensor([5, 4, 2]), 5)
+    torch.testing.assert_close(found, torch.tensor([-3.0, -2.0, -1.5]))

@@ -45,6 +45,12 @@ def test_a_pack_holds_neighbours_and_keeps_to_its_budget(chosen, budget, random)
         assert len(indices) == 1 or shared + sum(lengths[i] for i in indices) <= budget
 
 
+def test_a_group_that_fits_a_pack_is_not_cut():
+    assert pack_branches([(1,)] * 3 + [(2,)] * 3, [2] * 6, 10) == [[0, 1, 2], [3, 4, 5]]
+    assert pack_branches([(1,)] * 3 + [(2,)] * 3, [2] * 6, 14) == [[0, 1, 2, 3, 4, 5]]
+    assert pack_branches([(1,)] * 3 + [(2,)] * 3, [2] * 6, 5) == [[0, 1], [2], [3, 4], [5]]
+
+
 @pytest.mark.parametrize(("lengths", "budget"), [([1], 0), ([-1], 4)])
 def test_packing_refuses_what_makes_no_sense(lengths, budget):
     with pytest.raises(ValueError):

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from safeladder.policies.batch import TrainingGroup
 from safeladder.policies.model import load, resolve
-from safeladder.policies.step import LearnerStep, StepError, StepOptions, TrainingGroup
+from safeladder.policies.options import StepOptions
+from safeladder.policies.step import LearnerStep, StepError
 
 DULL = StepOptions(weight_decay=0.0, learning_rate=1e-3, max_gradient_norm=1e9)
 
@@ -114,7 +116,7 @@ def test_sequences_that_skip_the_forward_stay_in_the_denominator(model):
     assert largest_difference(expected, found) < 1e-5
 
 
-@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "constant"])
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "group_token_mean", "constant"])
 def test_the_token_budget_changes_nothing(tiny, aggregation):
     options = replace(DULL, aggregation=aggregation, max_completion_tokens=16)
     results = []
@@ -172,21 +174,22 @@ def test_an_invalid_sample_never_changes_the_gradient_of_another(tiny):
     assert largest_difference(*found) == 0.0
 
 
-def test_a_vetoed_sequence_stays_in_the_denominator(tiny):
+def test_a_filtered_sequence_stays_in_the_denominator(tiny):
     """Its own gradient goes, that of the others stays as it was: the two add up to the whole."""
-    options = replace(DULL, reference_kl=0.0, veto=1e-4, correction="off")
+    options = replace(DULL, reference_kl=0.0, filters={"veto": {"threshold": 1e-4}}, correction={"off": {}})
     parts = []
-    for vetoed in ({0}, {1, 2, 3}, set()):
+    for left_out in ({0}, {1, 2, 3}, set()):
         model = load(tiny)[0]
         group = make_batch(model, groups=1)[0]
         group = replace(
             group,
             rewards=np.array([1.0, 0.0, 0.5, 0.0]),
-            behaviour=[b + 40 if k in vetoed else b for k, b in enumerate(group.behaviour)],
+            behaviour=[b + 40 if k in left_out else b for k, b in enumerate(group.behaviour)],
         )
         found, report = step_gradient(model, [group], options)
         parts.append(found)
-        assert (report.masked_fraction > 0) == bool(vetoed)
+        assert (report.off_policy.masked > 0) == bool(left_out)
+        assert report.filtered["veto"] == pytest.approx(report.off_policy.masked)
     total = {name: parts[0][name] + parts[1][name] for name in parts[0]}
     assert largest_difference(parts[2], total) < 1e-5
 
@@ -270,10 +273,29 @@ def test_the_learning_rate_warms_up_and_stays(model):
     assert rates == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
 
 
-@pytest.mark.parametrize("name", ["objective", "advantage", "correction", "aggregation", "kl_kind"])
-def test_unknown_options_are_refused_before_the_first_step(model, name):
-    with pytest.raises(ValueError, match="known:"):
-        LearnerStep(model, replace(DULL, **{name: "nonesuch"}))
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"objective": {"cpdg": {}}}, "unknown objective 'cpdg'; did you mean 'cpgd'"),
+        ({"objective": {"cpgd": {"drfit": 1}}}, "no option 'drfit'; did you mean 'drift'"),
+        ({"objective": {"cpgd": {"drift": "much"}}}, "option 'drift'"),
+        ({"objective": {"cpgd": {}, "gspo": {}}}, "one objective only"),
+        ({"advantage": {"nonesuch": {}}}, "unknown advantage"),
+        ({"correction": {"nonesuch": {}}}, "unknown correction"),
+        ({"filters": {"nonesuch": {}}}, "unknown filter"),
+        ({"length_rewards": {"nonesuch": {}}}, "unknown length reward"),
+        ({"length_advantage": {"nonesuch": {}}}, "unknown length advantage"),
+        ({"aggregation": "nonesuch"}, "unknown aggregation"),
+        ({"aggregation": "constant"}, "needs max_tokens"),
+        ({"kl_kind": "nonesuch"}, "unknown KL"),
+        ({"proximal": "behaviour", "correction": {"token_mask": {}}}, "count the ratio twice"),
+        ({"proximal": "interpolate", "filters": {"m2po": {}}}, "whole batch"),
+        ({"objective": {"no.such.module:rule": {}}}, "cannot be imported"),
+    ],
+)
+def test_options_that_cannot_be_are_refused_before_the_first_step(model, changes, said):
+    with pytest.raises(ValueError, match=said):
+        LearnerStep(model, replace(DULL, **changes))
 
 
 def test_a_half_precision_policy_is_refused(tiny):
@@ -287,15 +309,15 @@ def test_the_diagnostics_say_how_far_off_policy_the_batch_is(tiny):
         model = load(tiny)[0]
         reports.append(LearnerStep(model, DULL).train(make_batch(model, drift=drift)))
     near, far = reports
-    assert near.ess == pytest.approx(1.0, abs=1e-6)
-    assert near.mismatch == pytest.approx(0.0, abs=1e-6)
+    assert near.off_policy.ess == pytest.approx(1.0, abs=1e-6)
+    assert near.off_policy.mismatch == pytest.approx(0.0, abs=1e-6)
     assert near.kl == pytest.approx(0.0, abs=1e-5)
-    assert (near.truncated_fraction, near.clip_fraction) == (0.0, 0.0)
-    assert far.ess < 0.95
-    assert far.mismatch > 0.1
-    assert far.truncated_fraction > 0
+    assert (near.off_policy.truncated, near.clip_fraction) == (0.0, 0.0)
+    assert far.off_policy.ess < 0.95
+    assert far.off_policy.mismatch > 0.1
+    assert far.off_policy.truncated > 0
     assert near.loss == pytest.approx(near.policy_loss + 0.001 * near.kl)
-    assert set(near.seconds) == {"forward", "backward", "optimizer", "total"}
+    assert set(near.seconds) == {"advantages", "forward", "loss", "backward", "optimizer", "total"}
     assert near.entropy > 0
 
 
@@ -330,9 +352,116 @@ def test_reward_rises_on_a_bandit(model):
     assert worth[-1] > 0.9 > 0.7 > worth[0]
 
 
-def test_a_group_whose_columns_do_not_fit_is_refused(model):
-    group = make_batch(model, groups=1)[0]
-    with pytest.raises(ValueError, match="behaviour does not have the lengths"):
-        replace(group, behaviour=group.behaviour[:-1])
-    with pytest.raises(ValueError, match="must be"):
-        replace(group, rewards=np.zeros(2))
+# ------------------------------------------------------------------------------------------ reuse and proximal policy
+
+
+def final_weights(tiny, options, batch_options=None, **more):
+    model = load(tiny)[0]
+    batch = make_batch(model, **(batch_options or {}))
+    report = LearnerStep(model, options, **more).train(batch)
+    return {name: p.detach().clone() for name, p in model.named_parameters()}, report
+
+
+def test_the_recomputed_proximal_policy_of_one_update_is_the_current_one(tiny):
+    spared, _ = final_weights(tiny, DULL)
+    recomputed, report = final_weights(tiny, replace(DULL, proximal="recompute"))
+    assert largest_difference(spared, recomputed) < 1e-6
+    assert "proximal" in report.seconds
+
+
+def test_a_batch_makes_epochs_times_minibatches_updates(tiny):
+    options = replace(DULL, epochs=2, minibatches=3, learning_rate=1e-3)
+    weights, report = final_weights(tiny, options, {"groups": 4})
+    once, _ = final_weights(tiny, replace(DULL, learning_rate=1e-3), {"groups": 4})
+    assert (report.updates, report.step) == (6, 1)
+    assert largest_difference(weights, once) > 1e-4
+    again, _ = final_weights(tiny, replace(options, token_budget=20), {"groups": 4})
+    assert largest_difference(weights, again) < 1e-4
+
+
+def test_the_clip_holds_back_tokens_once_the_policy_has_moved(tiny):
+    options = replace(DULL, epochs=6, learning_rate=3e-2, objective={"clipped": {"low": 0.02, "high": 0.02}})
+    assert final_weights(tiny, options, {"drift": 0.0})[1].clip_fraction > 0.2
+
+
+def test_interpolation_needs_no_second_forward_and_knows_fresh_tokens(tiny):
+    """Tokens as old as the learner have behaviour for their proximal policy, so that their weight is 1."""
+    model = load(tiny)[0]
+    batch = make_batch(model)
+    report = LearnerStep(model, replace(DULL, proximal="interpolate")).train(batch, version=0)
+    assert report.off_policy.mismatch == 0.0
+    model = load(tiny)[0]
+    report = LearnerStep(model, replace(DULL, proximal="interpolate")).train(batch, version=9)
+    assert report.off_policy.mismatch > 0.01
+    assert (report.age_max, report.age_mean) == (9, 9.0)
+    assert "proximal" not in report.seconds
+
+
+def test_a_rule_that_sees_the_whole_batch_does_not_depend_on_packs(tiny):
+    options = replace(DULL, filters={"m2po": {"threshold": 0.02}}, correction={"token_truncate_normalised": {}})
+    (whole, one), (parts, other) = (final_weights(tiny, replace(options, token_budget=b)) for b in (4096, 16))
+    assert largest_difference(whole, parts) < 1e-5
+    assert one.filtered == other.filtered
+    assert one.filtered["m2po"] > 0
+
+
+def everything_negative(tokens, *, strength: float = 1.0):
+    return strength * tokens.logprobs
+
+
+def test_a_rule_of_the_users_own_is_named_by_its_module(tiny):
+    options = replace(DULL, objective={f"{__name__}:everything_negative": {"strength": 2.0}}, reference_kl=0.0)
+    assert final_weights(tiny, options)[1].policy_loss < -1
+
+
+# ------------------------------------------------------------------------------------ masked, supervised, checkpointed
+
+
+def test_tokens_of_an_environment_are_read_and_not_trained(tiny):
+    """Their own log-probabilities count nowhere: what behaviour and reference say of them leaves no trace."""
+    found = []
+    for junk in (0.0, 7.0):
+        model = load(tiny)[0]
+        group = make_batch(model, groups=1, longest=9)[0]
+        kept = [np.arange(len(c)) % 2 == 0 for c in group.completion_ids]
+        spoilt = {
+            name: [c + np.where(k, 0, junk).astype(np.float32) for c, k in zip(getattr(group, name), kept, strict=True)]
+            for name in ("behaviour", "reference")
+        }
+        gradients, report = step_gradient(model, [replace(group, kept=kept, **spoilt)], DULL)
+        found.append(gradients)
+        assert report.tokens == report.trained_tokens == sum(int(k.sum()) for k in kept)
+    assert largest_difference(*found) == 0.0
+
+
+def test_demonstrations_are_learned_by_cross_entropy_on_their_own_tokens(model):
+    random = np.random.default_rng(0)
+    pairs = [(random.integers(0, 300, 5).tolist(), random.integers(0, 300, n).tolist()) for n in (3, 6)]
+    kept = [[True] * 3, [True, False, True, True, False, True]]
+    batch = [TrainingGroup.supervised(str(k), *pair, kept=kept[k]) for k, pair in enumerate(pairs)]
+    model.zero_grad()
+    losses = [
+        -naive_logprobs(model, np.array(p), np.array(c))[torch.tensor(own)]
+        for (p, c), own in zip(pairs, kept, strict=True)
+    ]
+    torch.cat(losses).mean().backward()
+    expected = gradient(model)
+    options = replace(DULL, objective={"sft": {}}, advantage={"ones": {}}, correction={"off": {}}, reference_kl=0.0)
+    found, report = step_gradient(model, batch, options)
+    assert largest_difference(expected, found) < 1e-5
+    assert report.loss == pytest.approx(float(torch.cat(losses).detach().mean()), abs=1e-5)
+
+
+def test_activations_that_are_computed_again_change_nothing(tiny):
+    plain, _ = final_weights(tiny, DULL)
+    again, _ = final_weights(tiny, replace(DULL, activation_checkpointing=True))
+    assert largest_difference(plain, again) < 1e-6
+
+
+def test_bfloat16_computes_nearly_the_same_and_keeps_its_weights_in_float32(tiny):
+    plain, _ = step_gradient(load(tiny)[0], make_batch(load(tiny)[0]), DULL)
+    model = load(tiny)[0]
+    half, _ = step_gradient(model, make_batch(model), replace(DULL, compute_dtype="bfloat16"))
+    first, second = (torch.cat([g.flatten() for g in found.values()]) for found in (plain, half))
+    assert float(torch.nn.functional.cosine_similarity(first, second, dim=0)) > 0.99
+    assert {p.dtype for p in model.parameters()} == {torch.float32}

@@ -1,24 +1,19 @@
-"""Reads the test vectors that were made with independent implementations; they live beside the repository."""
+"""Reads the test vectors that were made with independent implementations; each file says with which (`made_with`)."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
 
-def vectors(name: str) -> list[dict[str, Any]]:
-    """Cases of one file. Skips the test when the folder is not there."""
-    beside = Path(__file__).resolve().parents[3] / "shared"
-    path = Path(os.environ.get("SAFELADDER_SHARED", beside)) / "vectors" / f"{name}.json"
-    if not path.exists():
-        pytest.skip(f"no shared test vectors at {path}; set SAFELADDER_SHARED to the folder that holds vectors/")
-    cases: list[dict[str, Any]] = json.loads(path.read_text())["cases"]
+def vectors(name: str, key: str = "cases") -> list[dict[str, Any]]:
+    """Cases of one file."""
+    path = Path(__file__).parent / "vectors" / f"{name}.json"
+    cases: list[dict[str, Any]] = json.loads(path.read_text())[key]
     return cases
 
 
