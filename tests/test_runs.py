@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -115,7 +117,7 @@ LEARNING = (
 def test_adapters_on_two_ranks_under_a_constraint_survive_the_death_of_a_rank(tmp_path: Path) -> None:
     with Running(tmp_path, *LEARNING) as running:
         running.until(lambda: running.steps >= 3)
-        running.kill("learner")
+        os.kill(running.events("learner-rank", "rank.joined", replica=1)[-1]["pid"], signal.SIGKILL)
         assert running.wait() == 0, running.said()
         summary = running.summary()
         assert (summary["steps"], summary["restarts"]) == (6, 1)
