@@ -57,6 +57,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from safeladder.policies.arrivals import Arrivals
 
 Name = Literal["pace", "drop", "wait", "windowed"]
@@ -187,7 +190,7 @@ class Wait(StalenessPolicy):
         return list(chosen) if len(chosen) == self.batch else None
 
 
-def staleness(versions: Sequence[Sequence[int]], learner_version: int) -> list[int]:
+def staleness(versions: Sequence[Sequence[int] | NDArray[np.int32]], learner_version: int) -> list[int]:
     """Age of each sample in versions: the learner's version minus that of the sample's oldest token.
 
     versions: for each sample, the version of each token. A sample without tokens has age 0.
