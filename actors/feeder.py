@@ -16,7 +16,7 @@ from typing import Any
 
 from safeladder.actors.actor import Actor, ActorError
 from safeladder.launch import tasks
-from safeladder.policies.staleness import Pace
+from safeladder.policies.staleness import Pace, window
 from safeladder.protocol import codec
 from safeladder.protocol import messages as m
 
@@ -39,7 +39,9 @@ class Feeder(Actor):
         if unknown and not data.families:
             raise ActorError(f"no recipe for the families {sorted(unknown)}; add them to recipe.families")
         self._draw = tasks.Draw(records, self.config.run.seed, data.families, data.shuffle, data.epochs)
-        self._pace = Pace(self.config.staleness.eta, self.config.learner.batch, self.config.staleness.max_in_flight)
+        bound, batch = self.config.staleness, self.config.learner.batch
+        places = window(bound.policy, bound.window, bound.eta, batch)
+        self._pace = Pace(bound.eta, batch, bound.max_in_flight, places)
         self._policy: Mapping[str, Any] = self.link.state.get("policy", {})
         self._news = asyncio.Event()
         self._news.set()
@@ -77,7 +79,7 @@ class Feeder(Actor):
             step=policy["step"],
             admitted=self._cursor,
             dropped=policy["dropped"],
-            running=self._cursor - policy["next_sequence"] - policy["tombstones"],
+            running=self._cursor - policy["next_sequence"] - policy["ahead"],
         )
 
     async def _admit(self, count: int) -> bool:

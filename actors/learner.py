@@ -10,7 +10,8 @@ process dies, its successor starts at the newest checkpoint; what had not been c
 again, in the history that survives once. A group that comes back although the checkpoint contains it is settled at once.
 
 Staleness: a group whose oldest token is more than `eta` versions behind at the gradient step (after a rollback) goes back to
-its first stop to be sampled anew; it keeps its place in the order.
+its first stop to be sampled anew and keeps its place in the order; under the policy `drop` it is dropped, with its line in
+the ledger. Dynamic sampling drops groups that carry no gradient when they arrive. Admission makes up for what is dropped.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from safeladder.launch.rundir import RunDirectory
 from safeladder.policies.batch import TrainingGroup
 from safeladder.policies.ledger import Entry, Ledger, VersionCounter
 from safeladder.policies.recipe import RecipeError, Rewards, from_mapping, rewards
-from safeladder.policies.staleness import InOrder, staleness
+from safeladder.policies.selection import LengthBias
+from safeladder.policies.staleness import Order, staleness, window
 from safeladder.policies.thought import thought_length
 from safeladder.protocol import messages as m
 
@@ -81,9 +83,11 @@ class Learner(Actor):
         self._end: Delivery | None = None
         self._held: dict[str, Delivery] = {}  # trained or dropped, not committed: settled with the next checkpoint
         self._late: list[Place] = []  # requeued dead letters, whose place in the order has passed
-        self._skips: dict[int, Delivery] = {}  # tombstones that no batch has passed over yet
+        self._skips: dict[int, Delivery] = {}  # tombstones that no batch has accounted for yet
         self._directory: Path | None = None
         self._waited_s = 0.0
+        self._lengths = LengthBias()
+        self._uninformative = 0  # groups set aside since the last step
         self._training: Training
         await asyncio.to_thread(self._load)
         if self._version > 0:
@@ -107,9 +111,14 @@ class Learner(Actor):
         self._ledger = Ledger(self._run.ledger)
         self._counter = VersionCounter(self._run.versions)
         self._step, self._version, self._head = state.step, state.version, state.ledger_head
-        self._committed = self._ledger.consumed(self._head)
-        self._dropped = sum(len(entry.dropped) for entry in self._ledger.lineage(self._head))
-        self._order: InOrder[Place] = InOrder(learner.batch, start=state.feeder_cursor)
+        lineage = self._ledger.lineage(self._head)
+        dropped = [identity for entry in lineage for identity in entry.dropped]
+        self._committed = self._ledger.consumed(self._head) | set(dropped)
+        self._dropped = len(dropped)
+        bound = self.config.staleness
+        passed = {n for entry in lineage for n in (*entry.sequences, *entry.dropped_sequences)}
+        places = window(bound.policy, bound.window, bound.eta, learner.batch)
+        self._order: Order[Place] = Order(learner.batch, state.feeder_cursor, places, passed)
         place = self.config.weights.home
         size = self._training.bytes
         self._home = weights.home(self._run.path.name, size, self._run.weights) if place == "auto" else Path(place)
@@ -148,10 +157,31 @@ class Learner(Actor):
         buffered = [other for other in self._order.items() if other.sequence == place.sequence]
         if buffered:  # the same group under a new lease
             self._order.withdraw(place.sequence)
-        if place.sequence < self._order.cursor:
+        else:
+            self._lengths.drawn([len(tokens) for tokens in place.training.completion_ids])
+        if place.sequence in self._skips:  # set aside before, and now under a new lease
+            self._skips[place.sequence] = place.delivery
+        elif self.config.learner.dynamic_sampling and not self._informative(place.training):
+            self._uninformative += 1
+            self._set_aside(place, "carries no gradient")
+        elif place.sequence < self._order.cursor:
             self._late = [other for other in self._late if other.delivery.id != place.delivery.id] + [place]
         else:
             self._order.add(place.sequence, place)
+
+    def _set_aside(self, place: Place, reason: str) -> None:
+        """Drops a group that has come: its place in the order closes, and its lease is settled with its line in the ledger."""
+        self.log.info("group.dropped", id=place.delivery.id, reason=reason)
+        if place.sequence < self._order.cursor:
+            self._held[place.delivery.id] = place.delivery  # a late one has no place; it ended in the ledger before
+            return
+        self._order.skip(place.sequence)
+        self._skips[place.sequence] = place.delivery
+
+    def _informative(self, group: TrainingGroup) -> bool:
+        from safeladder.policies.credit import informative
+
+        return informative(group, self._training.options)
 
     def _prepare(self, delivery: Delivery) -> Place:
         """Rewards and training arrays of a group. Raises Reject for a group that lacks what training needs."""
@@ -214,7 +244,9 @@ class Learner(Actor):
         committed_step = self._step
         while self._step < learner.steps and (places := await self._next_batch()) is not None:
             await self._train(places)
-            if self._step - committed_step >= learner.checkpoint_every:
+            # what is set aside holds leases too: they must not use up the credit that the next batch needs
+            full = len(self._held) > self.context.pool.credit // 2
+            if self._step - committed_step >= learner.checkpoint_every or full:
                 await self._commit()
                 committed_step = self._step
         if self._step > committed_step:
@@ -237,7 +269,12 @@ class Learner(Actor):
         announced = self._order.tombstones
         while not self.stopping.is_set():
             self._arrived.clear()
-            self._resample_stale()
+            self._part_with_stale()
+            if self._uninformative > (self.config.learner.max_uninformative or 64 * self.config.learner.batch):
+                raise ActorError(
+                    f"{self._uninformative} groups in a row carry no gradient: every answer to a prompt earns the same. The "
+                    "tasks are too easy or too hard for the policy, or the recipe's terms cannot tell answers apart"
+                )
             if batch := self._order.take():
                 self._waited_s = time.monotonic() - began
                 late, self._late = self._late, []
@@ -266,19 +303,23 @@ class Learner(Actor):
                 )
         return None
 
-    def _resample_stale(self) -> None:
-        """Sends every buffered group that is older than the bound back to be sampled anew; it only gets older by waiting."""
-        eta = self.config.staleness.eta
+    def _part_with_stale(self) -> None:
+        """Sends every buffered group that is older than the bound back to be sampled anew, or drops it where the policy says
+        so; it only gets older by waiting."""
+        bound = self.config.staleness
         for place in [*self._order.items(), *self._late]:
             place.staleness = max(staleness(place.training.versions, self._version), default=0)
-            if place.staleness <= eta:
+            if place.staleness <= bound.eta:
                 continue
-            self.log.info("group.resampled", id=place.delivery.id, staleness=place.staleness, eta=eta)
-            place.delivery.give_back(f"staleness {place.staleness} above {eta}", restart=True)
             if place in self._late:
                 self._late.remove(place)
             else:
                 self._order.withdraw(place.sequence)
+            if bound.policy == "drop":
+                self._set_aside(place, f"staleness {place.staleness} above {bound.eta}")
+            else:
+                self.log.info("group.resampled", id=place.delivery.id, staleness=place.staleness, eta=bound.eta)
+                place.delivery.give_back(f"staleness {place.staleness} above {bound.eta}", restart=True)
 
     async def _train(self, places: list[Place]) -> None:
         """One optimizer step, its line in the ledger, and the new weights for everybody."""
@@ -296,6 +337,7 @@ class Learner(Actor):
             ids=[place.delivery.id for place in places],
             sequences=[place.sequence for place in places],
             dropped=[delivery.id for delivery in dropped],
+            dropped_sequences=self._order.passed,
             staleness=[place.staleness for place in places],
             batch_digest=digest([place.training for place in places]),
         )
@@ -304,6 +346,8 @@ class Learner(Actor):
         self._dropped += len(dropped)
         for delivery in [*(place.delivery for place in places), *dropped]:
             self._held[delivery.id] = delivery
+        self._lengths.trained([len(tokens) for place in places for tokens in place.training.completion_ids])
+        uninformative, self._uninformative = self._uninformative, 0
         publishing = time.monotonic()
         await asyncio.to_thread(self._publish)
         await self._announce()
@@ -323,6 +367,9 @@ class Learner(Actor):
             tokens_per_s=round(report.tokens / max(seconds, 1e-9), 1),
             staleness=[place.staleness for place in places],
             staleness_max=max(place.staleness for place in places),
+            uninformative=uninformative,
+            dropped=len(dropped),
+            selection_bias=round(self._lengths.value(), 6),
             **summarize(places),
             **figures,
         )
@@ -344,7 +391,7 @@ class Learner(Actor):
             "directory": str(self._directory) if self._directory else None,
             "next_sequence": self._order.cursor,
             "dropped": self._dropped + self._order.tombstones,
-            "tombstones": self._order.tombstones,
+            "ahead": self._order.ahead,
         }
         async with asyncio.timeout(120.0):
             await asyncio.wrap_future(self.link.publish("policy", value))

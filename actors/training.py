@@ -66,6 +66,10 @@ class Training:
         """Size of the weights in memory, of all ranks together."""
         return sum(parameter.numel() * parameter.element_size() for parameter in self._model.parameters())
 
+    @property
+    def options(self) -> StepOptions:
+        return self._learner.options
+
     # ------------------------------------------------------------------------------------------------ rank 0 asks
 
     def train(self, batch: Sequence[TrainingGroup], version: int) -> StepReport:

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate
 from pathlib import Path
 from typing import Final, TextIO
 
@@ -22,6 +22,7 @@ from safeladder.launch.config import ConfigError, load_resolved
 from safeladder.launch.rundir import RunDirectory
 from safeladder.launch.terminal import console
 from safeladder.policies.ledger import Entry, Ledger, LedgerError
+from safeladder.policies.staleness import window
 from safeladder.protocol import journal
 from safeladder.protocol.messages import Work
 
@@ -97,6 +98,7 @@ class Issued:
 def audit(run: RunDirectory) -> list[Rule]:
     """Judges every rule. Raises ConfigError where there is no run, LedgerError or JournalError for a damaged file."""
     config = load_resolved(run.config)
+    bound = config.staleness
     ledger = Ledger(run.ledger, read_only=True)
     state = newest_state(run.checkpoints)
     entries = ledger.entries()
@@ -109,8 +111,8 @@ def audit(run: RunDirectory) -> list[Rule]:
         _agree(state, history),
         _once(history),
         *_against_journal(history, issued),
-        _young(history, config.staleness.eta),
-        _ordered(history, issued),
+        _young(history, bound.eta),
+        _ordered(history, issued, window(bound.policy, bound.window, bound.eta, config.learner.batch)),
         _versions(entries),
     ]
 
@@ -221,23 +223,27 @@ def _young(history: Sequence[Entry], eta: int) -> Rule:
     return Rule("nothing is trained too old", f"at most {max(ages.values(), default=0)}, allowed {eta}", problems)
 
 
-def _ordered(history: Sequence[Entry], issued: Issued | None) -> Rule:
-    """Trained in order of admission; each number missing in between belongs to a task that ended early."""
+def _ordered(history: Sequence[Entry], issued: Issued | None, window: int | None) -> Rule:
+    """Nobody is passed by more than the window; each number missing in between belongs to a task that ended early."""
     trained = [pair for entry in history for pair in zip(entry.ids, entry.sequences, strict=True)]
     punctual = [sequence for identity, sequence in trained if not _REQUEUED_ID.search(identity)]
-    falling = [f"{after} after {before}" for before, after in pairwise(punctual) if after <= before]
     dropped = {identity for entry in history for identity in entry.dropped}
+    latest = max(punctual, default=-1)
+    name, fact = "trained in order, without gaps", f"up to sequence {latest}, {len(dropped)} dropped"
+    if window is None:
+        return Rule(name, fact, skipped="staleness.policy drop trains in order of completion")
+    before = accumulate(punctual, max, initial=-window)  # the largest number trained so far
+    passed = [f"{after} after {most}" for most, after in zip(before, punctual, strict=False) if after <= most - window]
     numbers = issued.sequences if issued else {}
     ended = dropped | (issued.ended_early if issued else set())
     explained = {numbers[identity] for identity in ended if identity in numbers}
-    missing = set(range(max(punctual, default=-1) + 1)) - {sequence for _, sequence in trained} - explained
-    problems = _named("out of order", falling)
+    missing = set(range(latest - window + 2)) - {sequence for _, sequence in trained} - explained
+    problems = _named("out of order", passed)
     if len(missing) > sum(
         1 for identity in dropped if identity not in numbers
     ):  # a dropped id whose number nobody knows
         problems += _named("neither trained nor dropped: sequence numbers", map(str, sorted(missing)))
-    fact = f"up to sequence {max(punctual, default=-1)}, {len(dropped)} dropped"
-    return Rule("trained in order, without gaps", fact, problems)
+    return Rule(name, fact, problems)
 
 
 def _versions(entries: Sequence[Entry]) -> Rule:

@@ -22,6 +22,7 @@ from safeladder.launch.config import Config, ConfigError, nearest
 from safeladder.launch.factory import actor_class, actor_options
 from safeladder.launch.processes import worker_names
 from safeladder.launch.terminal import console
+from safeladder.policies.staleness import Pace, window
 from safeladder.protocol.keys import KeyFileError, load_hub, load_worker
 from safeladder.protocol.sockets import is_local
 
@@ -166,13 +167,20 @@ def capacity(config: Config) -> Findings:
     """Pools cannot come to wait for each other for ever."""
     learner, bound = config.learner, config.staleness
     held = (learner.checkpoint_every + bound.eta + 1) * learner.batch
+    reason = "(checkpoint_every + eta + 1) * batch"
+    if learner.dynamic_sampling:
+        held = 2 * ((learner.max_uninformative or 64 * learner.batch) + (bound.eta + 1) * learner.batch)
+        reason = "2 * (max_uninformative + (eta + 1) * batch), because of dynamic sampling,"
+    elif bound.policy == "drop":
+        held += bound.max_in_flight
+        reason += " + max_in_flight, because of staleness.policy drop,"
     ends = {family.route[-1] for family in config.recipe.families.values() if family.route}
     for name, pool in config.pools.items():
         if ends & set(pool.queues) and pool.actor == LEARNER:
             if pool.credit < held:
                 message = (
                     f"is {pool.credit}, but the learner keeps its leases until a checkpoint: it needs at least "
-                    f"(checkpoint_every + eta + 1) * batch = {held}"
+                    f"{reason} = {held}"
                 )
                 yield Finding("error", f"pools.{name}.credit", message)
             if pool.replicas != 1:
@@ -183,6 +191,13 @@ def capacity(config: Config) -> Findings:
         if pool.actor == GENERATOR and isinstance(rows, int) and config.sampling.samples > rows:
             message = f"is {config.sampling.samples}, but pools.{name}.options.max_sequences allows {rows} rows"
             yield Finding("error", "sampling.samples", message)
+    try:
+        places = window(bound.policy, bound.window, bound.eta, learner.batch)
+        Pace(bound.eta, learner.batch, bound.max_in_flight, places)
+    except ValueError as error:
+        yield Finding("error", "staleness.window", str(error))
+    if bound.window is not None and bound.policy != "windowed":
+        yield Finding("warning", "staleness.window", f"is not read by the policy {bound.policy}")
     if bound.max_in_flight < learner.batch:
         message = f"is {bound.max_in_flight}, so that a batch of {learner.batch} groups can never come together"
         yield Finding("error", "staleness.max_in_flight", message)

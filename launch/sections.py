@@ -125,7 +125,8 @@ class LazyStart:
 
 @dataclass
 class Learner:
-    """steps: batches of the run. batch: groups a step. The rest is read by `policies/options.py`.
+    """steps: batches of the run. batch: groups a step. dynamic_sampling: groups without any gradient are set aside and
+    made up for, at most max_uninformative of them in a row (null: 64 * batch). The rest is read by `policies/options.py`.
 
     A rule is written `name: {option: value}`, or `name` alone; an empty one means the default named there.
     """
@@ -154,6 +155,8 @@ class Learner:
     kl_kind: Literal["k1", "k2", "k3"] = "k3"
     token_budget: int = _bounded(1024, low=1)
     lazy_start: LazyStart | None = None
+    dynamic_sampling: bool = False
+    max_uninformative: int | None = _bounded(None, low=1)
     head_tokens: int | None = _bounded(None, low=1)
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     activation_checkpointing: bool = False
@@ -182,11 +185,15 @@ class Constraint:
 
 @dataclass
 class Staleness:
-    """eta: age in versions that a token may have when trained. max_in_flight: groups admitted and not yet trained."""
+    """eta: age in versions that a token may have when trained. max_in_flight: groups admitted and not yet trained.
 
-    policy: Literal["pace"] = "pace"
+    policy, window: see `policies/staleness.py`; window null is half of what eta allows.
+    """
+
+    policy: Literal["pace", "windowed", "drop"] = "pace"
     eta: int = _bounded(1, low=0)
     max_in_flight: int = _bounded(16, low=1)
+    window: int | None = _bounded(None, low=1)
 
 
 @dataclass

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from safeladder.policies import lengths
 from safeladder.policies.advantages import ADVANTAGES, Dense, Scores, grpo, is_per_token
 from safeladder.policies.batch import TrainingGroup
 from safeladder.policies.lengths import LENGTH_ADVANTAGES, LENGTH_REWARDS
@@ -138,12 +139,33 @@ class Credit:
         return spread
 
 
+def informative(group: TrainingGroup, options: StepOptions) -> bool:
+    """Whether a group can carry any gradient of the policy loss: what dynamic sampling asks (DAPO, arXiv 2503.14476)."""
+    length = next(iter(options.length_advantage.values()), None)
+    scores = Scores(
+        rewards=torch.from_numpy(group.rewards.astype(np.float64)),
+        valid=torch.from_numpy(group.valid),
+        channels=_tensors(group.channels),
+        costs=_tensors(group.costs),
+        thought_lengths=None if group.thought_lengths is None else torch.from_numpy(group.thought_lengths),
+        lengths=torch.tensor([int(group.kept_of(k).sum()) for k in range(len(group.completion_ids))]),
+        qualified=None if group.qualified is None else torch.from_numpy(group.qualified),
+    )
+    default = "thought" if "cale" in options.length_advantage else "completion"
+    return lengths.informative(
+        scores,
+        length is not None,
+        channels="gdpo" in options.advantage,
+        measure=(length or {}).get("measure", default),
+    )
+
+
 def _over_tokens(column: Tensor, group: TrainingGroup, dense: bool) -> list[Tensor]:
     """[K] or [sum n_k] as K tensors [n_k]."""
-    lengths = [len(tokens) for tokens in group.completion_ids]
+    counts = [len(tokens) for tokens in group.completion_ids]
     if dense:
-        return [part.float() for part in torch.split(column, lengths)]
-    return [value.float().expand(length) for value, length in zip(column, lengths, strict=True)]
+        return [part.float() for part in torch.split(column, counts)]
+    return [value.float().expand(count) for value, count in zip(column, counts, strict=True)]
 
 
 def _tensors(columns: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -34,8 +34,8 @@ class Entry(Struct, frozen=True, omit_defaults=True):
 
     step: its number in its history, from 0. version: the learner's weight version at the gradient step; published: the
     version that the step made. boot: the learner process. parent: hash of the entry before it, "" at the root.
-    ids: works trained; dropped: works that ended early and are accounted for here. sequences: admission numbers of
-    `ids`. staleness: age of the oldest token of each of `ids`, in versions. batch_digest: of the batch's bytes.
+    ids: works trained; dropped: works that ended early and are accounted for here. sequences, dropped_sequences: their
+    admission numbers. staleness: age of the oldest token of each of `ids`, in versions. batch_digest: of the batch's bytes.
     hash: set by `Ledger.append`.
     """
 
@@ -50,6 +50,7 @@ class Entry(Struct, frozen=True, omit_defaults=True):
     staleness: list[int] = []
     batch_digest: str = ""
     hash: str = ""
+    dropped_sequences: list[int] = []
 
     def digest(self) -> str:
         """The entry's hash: blake2b, 16 bytes, of the JSON of everything but the hash; covers the past by `parent`."""

@@ -71,6 +71,7 @@ def compare(case: Case, arguments: argparse.Namespace, console: Console) -> tupl
     for process in (ours, theirs):  # a heap that still grows is nobody's steady state
         process.step(0)
         process.result.steps.clear()
+        process.result.suffered = 0
     peaks = []
     for turn in range(case.rounds * BATCHES):
         neighbours.wait()

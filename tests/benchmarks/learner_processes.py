@@ -51,7 +51,7 @@ class Neighbours:
         others = _busy_s() - busy - (_own_s(process) - own)
         quiet.append(others < self.ALLOWED * seconds * (os.cpu_count() or 1) + 0.03)  # the kernel counts in 0.01 s
         if not quiet[0]:
-            self.left_s -= seconds
+            self.left_s = max(0.0, self.left_s - seconds)
 
 
 def _busy_s() -> float:
@@ -73,6 +73,7 @@ class Measured:
     steps: dict[int, list[float]] = field(default_factory=dict)
     preparation: list[float] = field(default_factory=list)
     disturbed: int = 0  # steps that others disturbed and that are in no figure
+    suffered: int = 0  # steps that others disturbed and that count all the same, because patience had run out
     memory: dict[str, float] = field(default_factory=dict)
 
     def seconds(self) -> float:
@@ -109,7 +110,10 @@ class Process:
             with self._neighbours.watch(self._process.pid or 0) as quiet:
                 self._pipe.send(number)
                 heard = self._hear()
-            if quiet[0] or self._neighbours.left_s <= 0:
+            if quiet[0]:
+                break
+            if self._neighbours.left_s <= 0:
+                self.result.suffered += 1
                 break
             self.result.disturbed += 1
         seconds = float(heard["seconds"])

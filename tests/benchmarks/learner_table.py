@@ -49,14 +49,14 @@ def remarks(case: Case, ours: Measured, theirs: Measured, peak: float) -> str:
     faster = theirs.seconds() / ours.seconds()
     memory = ours.memory["above_model"] / theirs.memory["above_model"]
     prepared = 1000 * statistics.median(theirs.preparation)
-    again = ours.disturbed + theirs.disturbed
+    again, suffered = ours.disturbed + theirs.disturbed, ours.suffered + theirs.suffered
     return (
         f"{case.model}, {case.lengths}: SafeLadder makes {faster:.2f} times TRL's tokens/s with {memory:.2f} times its memory "
         f"above the model. Losses of the first step: {ours.first['loss']:.6f} and {theirs.first['loss']:.6f}; lowest cosine of "
         f"{len(ours.first['gradients'])} parameters' gradients: {lowest_cosine(ours, theirs):.6f}, largest relative difference "
         f"{largest_difference(ours, theirs):.1e}. Matrix products reach {peak / 1e9:,.0f} GFLOP/s. {case.groups} groups a step, "
-        f"{BATCHES} batches, {case.rounds} steps a batch and side; {again} disturbed steps were made again. TRL's preparation, "
-        f"not counted, takes {prepared:.0f} ms a step."
+        f"{BATCHES} batches, {case.rounds} steps a batch and side; {again} disturbed steps were made again, {suffered} "
+        f"count. TRL's preparation, not counted, takes {prepared:.0f} ms a step."
     )
 
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safeladder.policies.staleness import InOrder, Pace, staleness
+from safeladder.policies.staleness import Order, Pace, staleness
 
 
 class World:
@@ -14,7 +14,7 @@ class World:
         self.admitted = self.dropped = self.known_dropped = 0
         self.running = {}  # sequence -> version that samples it, None while it has not begun
         self.admitted_at = {}
-        self.buffer = InOrder(pace.batch)
+        self.buffer = Order(pace.batch, window=pace.window)
         self.trained, self.ages = [], []
 
     def admit(self):
@@ -56,10 +56,14 @@ EVENTS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
-@given(eta=st.integers(0, 4), batch=st.integers(1, 4), in_flight=st.integers(1, 20), events=EVENTS)
-def test_no_token_is_older_than_eta_at_its_gradient_step(eta, batch, in_flight, events):
-    world = World(Pace(eta, batch, in_flight), steps=0)
+@settings(max_examples=300, deadline=None)
+@given(
+    eta=st.integers(0, 4), batch=st.integers(1, 4), in_flight=st.integers(1, 20), overtaking=st.integers(0, 16),
+    events=EVENTS,
+)  # fmt: skip
+def test_no_token_is_older_than_eta_at_its_gradient_step(eta, batch, in_flight, overtaking, events):
+    window = 1 + min(overtaking, eta * batch)
+    world = World(Pace(eta, batch, in_flight, window), steps=0)
     for event, choice in events:
         if event == "admit":
             world.admit()
@@ -73,14 +77,23 @@ def test_no_token_is_older_than_eta_at_its_gradient_step(eta, batch, in_flight, 
             world.learn()
         assert len(world.running) <= in_flight
     assert all(age <= eta for age in world.ages)
-    assert world.trained == sorted(set(world.trained))
+    assert len(world.trained) == len(set(world.trained))
+    for place, sequence in enumerate(world.trained):  # nobody was passed by more than the window allows
+        assert sequence > max(world.trained[:place], default=-1) - window
 
 
 @settings(max_examples=60, deadline=None)
-@given(eta=st.integers(0, 3), batch=st.integers(1, 4), extra=st.integers(0, 9), events=EVENTS)
-def test_pace_never_stands_still(eta, batch, extra, events):
+@given(
+    eta=st.integers(0, 3),
+    batch=st.integers(1, 4),
+    extra=st.integers(0, 9),
+    overtaking=st.integers(0, 12),
+    events=EVENTS,
+)
+def test_pace_never_stands_still(eta, batch, extra, overtaking, events):
     """From wherever a random schedule leads, admitting and finishing fills the next batch."""
-    world = World(Pace(eta, batch, batch + extra), steps=0)
+    window = 1 + min(overtaking, eta * batch)
+    world = World(Pace(eta, batch, batch + window - 1 + extra, window), steps=0)
     for event, choice in events:
         getattr(world, event)(*{"finish": (choice, 0), "drop": (choice,)}.get(event, ()))
     for _ in range(3):
@@ -105,6 +118,41 @@ def test_eta_zero_is_synchronous():
 def test_a_pace_that_cannot_move_is_refused(wrong):
     with pytest.raises(ValueError, match="pace needs"):
         Pace(*wrong)
+    with pytest.raises(ValueError, match=r"from 1 to eta \* batch \+ 1 = 5"):
+        Pace(2, 2, 8, 6)
+
+
+def test_a_straggler_is_passed_within_the_window_and_no_further():
+    buffer = Order(batch=2, window=3)
+    for sequence in (1, 2, 3, 4):
+        buffer.add(sequence, sequence)
+    assert buffer.take() == [1, 2]  # 0 is missing, and 3 would be three places ahead of it
+    assert (buffer.cursor, buffer.ahead) == (0, 2)
+    assert buffer.take() is None
+    buffer.add(0, 0)
+    assert buffer.take() == [0, 3]
+    assert (buffer.cursor, buffer.ahead) == (4, 0)
+
+
+def test_without_a_window_items_are_taken_as_they_arrive():
+    buffer = Order(batch=2, window=None)
+    for sequence in (7, 3):
+        buffer.add(sequence, sequence)
+    assert buffer.take() == [7, 3]
+    buffer.skip(0)
+    buffer.add(1, 1)
+    buffer.add(2, 2)
+    assert buffer.take() == [1, 2]
+    assert (buffer.cursor, buffer.passed, buffer.ahead) == (4, [0], 1)  # 7 is ahead
+
+
+def test_an_order_goes_on_where_it_was_with_what_had_passed_others():
+    buffer = Order(batch=1, start=2, window=4, accounted=[1, 3])
+    with pytest.raises(ValueError, match="seen before"):
+        buffer.add(3, "again")
+    buffer.add(2, "b")
+    assert buffer.take() == ["b"]
+    assert buffer.cursor == 4
 
 
 def test_age_is_that_of_the_oldest_token():
@@ -122,7 +170,7 @@ def test_age_is_that_of_the_oldest_token():
     data=st.data(),
 )
 def test_every_item_comes_once_in_order_whatever_the_arrival(batch, start, fates, data):
-    buffer = InOrder(batch, start)
+    buffer = Order(batch, start)
     taken, passed = [], []
     for place in data.draw(st.permutations(range(len(fates)))):
         sequence = start + place
@@ -137,13 +185,13 @@ def test_every_item_comes_once_in_order_whatever_the_arrival(batch, start, fates
     while (items := buffer.take()) is not None:
         taken, passed = taken + items, passed + buffer.passed
     assert taken == [start + place for place, kept in enumerate(fates) if kept]
-    assert passed == [start + place for place, kept in enumerate(fates) if not kept]
+    assert sorted(passed) == [start + place for place, kept in enumerate(fates) if not kept]
     assert buffer.finished
     assert len(buffer) == 0
 
 
 def test_a_missing_item_holds_the_batch_back():
-    buffer = InOrder(2)
+    buffer = Order(2)
     buffer.add(1, "b")
     buffer.add(2, "c")
     assert buffer.take() is None
@@ -156,7 +204,7 @@ def test_a_missing_item_holds_the_batch_back():
 
 
 def test_a_stream_that_ends_in_tombstones_accounts_for_them():
-    buffer = InOrder(1)
+    buffer = Order(1)
     buffer.add(0, "a")
     assert buffer.take() == ["a"]
     buffer.skip(1)
@@ -167,7 +215,7 @@ def test_a_stream_that_ends_in_tombstones_accounts_for_them():
 
 
 def test_what_was_seen_is_refused():
-    buffer = InOrder(1)
+    buffer = Order(1)
     buffer.add(0, "a")
     buffer.skip(1)
     for again in (0, 1):
