@@ -117,6 +117,21 @@ def test_filters_of_sequences_take_them_whole(name, seed):
         assert bool(part.all()) or not bool(part.any())
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_tokens_of_an_environment_might_as_well_not_be_there(name, seed):
+    some = mixed(seed)
+    own = some.kept
+    without = Ratios(some.log_ratio[own], some.advantages[own], [3, 3, 0], own[own])
+    torch.testing.assert_close(RULES[name](some)[own], RULES[name](without))
+
+
+def test_tokens_of_an_environment_do_not_make_up_for_far_ones():
+    """Each has distance 0, and counted in the mean would let the far token through."""
+    some = ratios([0.3, 0.1, 0.0, 0.0], kept=[True, True, False, False])
+    assert m2po(some, threshold=0.04)[:2].tolist() == [False, True]
+
+
 LOOSER = [
     ("veto", "threshold", [1e-1, 1e-2, 1e-4, 0.0]),
     ("geometric", "high", [1.0, 1.1, 2.0, 1e10]),

@@ -310,6 +310,17 @@ def test_tokens_of_an_environment_do_not_move_their_sequence(name):
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_tokens_of_an_environment_might_as_well_not_be_there(name):
+    tokens = random_tokens(8, (5, 3))
+    own = torch.tensor([True, False, True, True, False, True, True, False])
+    tokens = replace(tokens, advantages=torch.where(own, tokens.advantages, 0.0))
+    columns = {n: getattr(tokens, n)[own] for n in ("logprobs", "proximal", "behaviour", "advantages")}
+    options = {"tightness": 0.0, "low": 0.3, "high": 0.3} if name == "cpgd" else {}
+    found = OBJECTIVES[name](replace(tokens, kept=own), **options)[own]
+    torch.testing.assert_close(found, OBJECTIVES[name](Tokens(**columns, lengths=[3, 2], kept=own[own]), **options))
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_the_sampling_policy_is_read_by_those_that_say_so(name):
     tokens = random_tokens(7)
     first, second = (OBJECTIVES[name](replace(tokens, behaviour=b)) for b in (tokens.behaviour, tokens.behaviour - 1.0))
