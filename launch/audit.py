@@ -205,7 +205,9 @@ def _against_journal(history: Sequence[Entry], issued: Issued | None) -> Iterato
     lost = sorted(issued.outcome("done", "skipped") - trained - dropped)
     both = sorted(trained & ended)
     noted = {i: reason for entry in history for i, reason in zip(entry.dropped, entry.reasons, strict=False)}
-    reasons = Counter(issued.dead.get(i) or noted.get(i) or issued.ends.get(i) or "ended early" for i in dropped | ended)
+    reasons = Counter(
+        issued.dead.get(i) or noted.get(i) or issued.ends.get(i) or "ended early" for i in dropped | ended
+    )
     said = "".join(f", {count} for {reason.splitlines()[0][:60]!r}" for reason, count in reasons.most_common(3))
     fact = f"{len(everything)} = {len(trained)} + {len(dropped | ended)} + {len(pending)}{said}"
     yield Rule(
@@ -237,7 +239,9 @@ def _complete(state: State | None, history: Sequence[Entry], issued: Issued | No
     missing = sorted(set(range(cursor)) - trained - dropped)
     unknown = sum(len(entry.dropped) - len(entry.dropped_sequences) for entry in history)
     # of an old ledger and a compacted journal together nobody knows which number a dropped id had
-    problems = _named("neither trained nor dropped: sequence numbers", map(str, missing)) if len(missing) > unknown else []
+    problems = (
+        _named("neither trained nor dropped: sequence numbers", map(str, missing)) if len(missing) > unknown else []
+    )
     beyond = sum(number >= cursor for number in trained | dropped)
     fact = f"up to sequence {cursor - 1}, {beyond} beyond"
     return Rule("nothing is passed over for good", fact, problems)
@@ -253,7 +257,9 @@ def _ordered(history: Sequence[Entry], bounds: Staleness, batch: int) -> Iterato
     earlier: list[int] = []
     problems, most = [], 0
     for entry in history:
-        punctual = [n for identity, n in zip(entry.ids, entry.sequences, strict=True) if not _REQUEUED_ID.search(identity)]
+        punctual = [
+            n for identity, n in zip(entry.ids, entry.sequences, strict=True) if not _REQUEUED_ID.search(identity)
+        ]
         problems += [f"{after} after {before}" for before, after in pairwise(punctual) if after <= before]
         for number in punctual:
             passed = len(earlier) - bisect(earlier, number)
@@ -261,7 +267,9 @@ def _ordered(history: Sequence[Entry], bounds: Staleness, batch: int) -> Iterato
             if passed >= window:
                 problems.append(f"{number} after {earlier[-1]}")
         earlier = sorted([*earlier[-window:], *punctual])
-    yield Rule("trained in order", f"at most {most} passed another, allowed {window - 1}", _named("out of order", problems))
+    yield Rule(
+        "trained in order", f"at most {most} passed another, allowed {window - 1}", _named("out of order", problems)
+    )
 
 
 def _versions(entries: Sequence[Entry]) -> Rule:
