@@ -114,7 +114,7 @@ def audit(run: RunDirectory) -> list[Rule]:
         *_against_journal(history, issued),
         _young(history, config.staleness.eta),
         _complete(state, history, issued),
-        *_ordered(history, config.staleness, config.learner.batch),
+        *_ordered(state, history, config.staleness, config.learner.batch),
         _versions(entries),
     ]
 
@@ -205,7 +205,9 @@ def _against_journal(history: Sequence[Entry], issued: Issued | None) -> Iterato
     lost = sorted(issued.outcome("done", "skipped") - trained - dropped)
     both = sorted(trained & ended)
     noted = {i: reason for entry in history for i, reason in zip(entry.dropped, entry.reasons, strict=False)}
-    reasons = Counter(issued.dead.get(i) or noted.get(i) or issued.ends.get(i) or "ended early" for i in dropped | ended)
+    reasons = Counter(
+        issued.dead.get(i) or noted.get(i) or issued.ends.get(i) or "ended early" for i in dropped | ended
+    )
     said = "".join(f", {count} for {reason.splitlines()[0][:60]!r}" for reason, count in reasons.most_common(3))
     fact = f"{len(everything)} = {len(trained)} + {len(dropped | ended)} + {len(pending)}{said}"
     yield Rule(
@@ -228,22 +230,23 @@ def _young(history: Sequence[Entry], eta: int) -> Rule:
 
 def _complete(state: State | None, history: Sequence[Entry], issued: Issued | None) -> Rule:
     """Below the checkpoint's cursor every number was trained or dropped; each number beyond it comes again after a crash."""
-    trained = {number for entry in history for number in entry.sequences}
-    dropped = {number for entry in history for number in entry.dropped_sequences}
-    if issued:  # what a ledger without numbers has dropped
-        ended = {identity for entry in history for identity in entry.dropped} | issued.ended_early
-        dropped |= {issued.sequences[identity] for identity in ended if identity in issued.sequences}
+    numbers = dict(issued.sequences) if issued else {}
+    for entry in history:
+        numbers |= zip(entry.dropped, entry.dropped_sequences, strict=False)
+    ended = {identity for entry in history for identity in entry.dropped}
+    unknown = len(ended - set(numbers))  # of an old ledger and a compacted journal together nobody knows
+    ended |= issued.ended_early if issued else set()
+    found = {number for entry in history for number in entry.sequences}
+    found |= {numbers[identity] for identity in ended if identity in numbers}
     cursor = state.feeder_cursor if state else 0
-    missing = sorted(set(range(cursor)) - trained - dropped)
-    unknown = sum(len(entry.dropped) - len(entry.dropped_sequences) for entry in history)
-    # of an old ledger and a compacted journal together nobody knows which number a dropped id had
-    problems = _named("neither trained nor dropped: sequence numbers", map(str, missing)) if len(missing) > unknown else []
-    beyond = sum(number >= cursor for number in trained | dropped)
+    missing = sorted(set(range(cursor)) - found)
+    problems = [] if len(missing) <= unknown else _named("neither trained nor dropped: numbers", map(str, missing))
+    beyond = sum(number >= cursor for number in found)
     fact = f"up to sequence {cursor - 1}, {beyond} beyond"
     return Rule("nothing is passed over for good", fact, problems)
 
 
-def _ordered(history: Sequence[Entry], bounds: Staleness, batch: int) -> Iterator[Rule]:
+def _ordered(state: State | None, history: Sequence[Entry], bounds: Staleness, batch: int) -> Iterator[Rule]:
     """Trained in order of admission, as far as the staleness policy promises one."""
     if bounds.policy in ("drop", "wait"):
         yield Rule("trained in order", "", skipped=f"staleness.policy {bounds.policy} takes what comes first")
@@ -253,7 +256,9 @@ def _ordered(history: Sequence[Entry], bounds: Staleness, batch: int) -> Iterato
     earlier: list[int] = []
     problems, most = [], 0
     for entry in history:
-        punctual = [n for identity, n in zip(entry.ids, entry.sequences, strict=True) if not _REQUEUED_ID.search(identity)]
+        punctual = [
+            n for identity, n in zip(entry.ids, entry.sequences, strict=True) if not _REQUEUED_ID.search(identity)
+        ]
         problems += [f"{after} after {before}" for before, after in pairwise(punctual) if after <= before]
         for number in punctual:
             passed = len(earlier) - bisect(earlier, number)
@@ -261,7 +266,14 @@ def _ordered(history: Sequence[Entry], bounds: Staleness, batch: int) -> Iterato
             if passed >= window:
                 problems.append(f"{number} after {earlier[-1]}")
         earlier = sorted([*earlier[-window:], *punctual])
-    yield Rule("trained in order", f"at most {most} passed another, allowed {window - 1}", _named("out of order", problems))
+    cursor = state.feeder_cursor if state else 0  # it is still to come, and has been passed the most of all that are
+    passed = sum(number > cursor for entry in history for number in entry.sequences)
+    most = max(most, passed)
+    if passed >= window:
+        problems.append(f"{passed} before {cursor}, which is still to come")
+    yield Rule(
+        "trained in order", f"at most {most} passed another, allowed {window - 1}", _named("out of order", problems)
+    )
 
 
 def _versions(entries: Sequence[Entry]) -> Rule:

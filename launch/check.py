@@ -217,7 +217,9 @@ def _admission(config: Config) -> Findings:
         message = "needs a sampling.temperature above 0: equal samples have no spread, and none would ever be trained"
         yield Finding("error", "learner.dynamic_sampling", message)
     elif learner.dynamic_sampling and (learner.max_uninformative or learner.batch) < learner.batch:
-        message = f"is {learner.max_uninformative}, below a batch of {learner.batch}: the first unlucky one ends the run"
+        message = (
+            f"is {learner.max_uninformative}, below a batch of {learner.batch}: the first unlucky one ends the run"
+        )
         yield Finding("warning", "learner.max_uninformative", message)
 
 
