@@ -114,7 +114,7 @@ def audit(run: RunDirectory) -> list[Rule]:
         *_against_journal(history, issued),
         _young(history, config.staleness.eta),
         _complete(state, history, issued),
-        *_ordered(history, config.staleness, config.learner.batch),
+        *_ordered(state, history, config.staleness, config.learner.batch),
         _versions(entries),
     ]
 
@@ -230,24 +230,23 @@ def _young(history: Sequence[Entry], eta: int) -> Rule:
 
 def _complete(state: State | None, history: Sequence[Entry], issued: Issued | None) -> Rule:
     """Below the checkpoint's cursor every number was trained or dropped; each number beyond it comes again after a crash."""
-    trained = {number for entry in history for number in entry.sequences}
-    dropped = {number for entry in history for number in entry.dropped_sequences}
-    if issued:  # what a ledger without numbers has dropped
-        ended = {identity for entry in history for identity in entry.dropped} | issued.ended_early
-        dropped |= {issued.sequences[identity] for identity in ended if identity in issued.sequences}
+    numbers = dict(issued.sequences) if issued else {}
+    for entry in history:
+        numbers |= zip(entry.dropped, entry.dropped_sequences, strict=False)
+    ended = {identity for entry in history for identity in entry.dropped}
+    unknown = len(ended - set(numbers))  # of an old ledger and a compacted journal together nobody knows
+    ended |= issued.ended_early if issued else set()
+    found = {number for entry in history for number in entry.sequences}
+    found |= {numbers[identity] for identity in ended if identity in numbers}
     cursor = state.feeder_cursor if state else 0
-    missing = sorted(set(range(cursor)) - trained - dropped)
-    unknown = sum(len(entry.dropped) - len(entry.dropped_sequences) for entry in history)
-    # of an old ledger and a compacted journal together nobody knows which number a dropped id had
-    problems = (
-        _named("neither trained nor dropped: sequence numbers", map(str, missing)) if len(missing) > unknown else []
-    )
-    beyond = sum(number >= cursor for number in trained | dropped)
+    missing = sorted(set(range(cursor)) - found)
+    problems = [] if len(missing) <= unknown else _named("neither trained nor dropped: numbers", map(str, missing))
+    beyond = sum(number >= cursor for number in found)
     fact = f"up to sequence {cursor - 1}, {beyond} beyond"
     return Rule("nothing is passed over for good", fact, problems)
 
 
-def _ordered(history: Sequence[Entry], bounds: Staleness, batch: int) -> Iterator[Rule]:
+def _ordered(state: State | None, history: Sequence[Entry], bounds: Staleness, batch: int) -> Iterator[Rule]:
     """Trained in order of admission, as far as the staleness policy promises one."""
     if bounds.policy in ("drop", "wait"):
         yield Rule("trained in order", "", skipped=f"staleness.policy {bounds.policy} takes what comes first")
@@ -267,6 +266,11 @@ def _ordered(history: Sequence[Entry], bounds: Staleness, batch: int) -> Iterato
             if passed >= window:
                 problems.append(f"{number} after {earlier[-1]}")
         earlier = sorted([*earlier[-window:], *punctual])
+    cursor = state.feeder_cursor if state else 0  # it is still to come, and has been passed the most of all that are
+    passed = sum(number > cursor for entry in history for number in entry.sequences)
+    most = max(most, passed)
+    if passed >= window:
+        problems.append(f"{passed} before {cursor}, which is still to come")
     yield Rule(
         "trained in order", f"at most {most} passed another, allowed {window - 1}", _named("out of order", problems)
     )

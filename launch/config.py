@@ -191,7 +191,7 @@ def _spell_out(raw: dict[str, Any]) -> dict[str, Any]:
             learner[name] = {learner[name]: {}}
         for rule, options in _map(learner.get(name)).items():
             learner[name][rule] = {} if options is None else options
-        if False in _map(learner.get(name)):
+        if False in _map(learner.get(name)):  # type: ignore[comparison-overlap]
             learner[name]["off"] = learner[name].pop(False)
     return raw
 
