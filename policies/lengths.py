@@ -50,7 +50,7 @@ def kimi(scores: Scores, *, weight: float = 1.0, measure: Measure = "completion"
     """R + weight * s, s = 1/2 - (l - min l) / (max l - min l), and min(0, s) where not qualified: Kimi k1.5.
 
     arXiv 2501.12599, section 2.3.3; min and max over the prompt's valid completions; without spread of lengths s is 0.
-    weight: in units of the reward. The paper gives no number; above half the reward's gap between a qualified and an
+    weight: in units of the reward. The paper gives no number; above twice the reward's gap between a qualified and an
     unqualified completion, a short failure can overtake a long success.
 
     Returns [K].
@@ -65,7 +65,7 @@ def arora_zanette(scores: Scores, *, alpha: float = 0.1, measure: Measure = "com
 
     arXiv 2502.04463: there R is 1 or 0, and this is 1[correct] (1 - alpha sigmoid(z)). With other rewards, |R| is ours:
     the penalty keeps its share of the reward and never becomes a bonus. Where qualified lengths do not differ, z is 0
-    and the penalty alpha / 2. The standard deviation has the number of qualified completions in the denominator.
+    and the penalty alpha |R| / 2. The standard deviation has the number of qualified completions in the denominator.
     alpha: in [0, 1).
 
     Returns [K].
@@ -85,8 +85,8 @@ def lazy(
     """R + weight * s for qualified completions only: s = 1/2 up to the tolerance, Kimi's term beyond it.
 
     arXiv 2505.12284. Over the qualified completions S of the prompt: s = 1/2 where l <= min_S l + tolerance_tokens,
-    else 1/2 - (l - min_S l) / (max_S l - min_S l). An unqualified completion keeps its reward, whatever its length. That the
-    paper's penalty begins only once accuracy is stable is `LazyStart`'s part (policies/lazy_start.py).
+    else 1/2 - (l - min_S l) / (max_S l - min_S l). An unqualified completion keeps its reward, whatever
+    its length. That the paper's penalty begins only once accuracy is stable is `LazyStart`'s part (lazy_start.py).
 
     Returns [K].
     """
