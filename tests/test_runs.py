@@ -191,4 +191,4 @@ def test_dynamic_sampling_ends_a_run_whose_tasks_teach_nothing(tmp_path: Path) -
         "pools.learner.restart={max: 0, per_s: 60, backoff_s: 1}",
     ) as running:
         assert running.wait() != 0
-        assert "gradient" in running.said()
+        assert "learner.max_uninformative: 7 groups in a row" in running.said()
