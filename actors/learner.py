@@ -230,7 +230,6 @@ class Learner(Actor):
     async def _next_batch(self) -> list[Place] | None:
         """The groups of the next step, all of them fresh enough; None when stopping or at the end of the stream."""
         began = said = spoken = time.monotonic()
-        announced = self._arrivals.accounted
         while not self.stopping.is_set():
             self._arrived.clear()
             self._set_stale_aside()
@@ -242,8 +241,7 @@ class Learner(Actor):
             if self._arrivals.finished:
                 return None
             self._refuse_endless_sampling()
-            if self._arrivals.accounted != announced:
-                announced = self._arrivals.accounted
+            if self._arrivals.accounted != self._announced:
                 await self._announce()  # admission makes up for what was dropped
             stop = asyncio.create_task(self.stopping.wait())
             news = asyncio.create_task(self._arrived.wait())
@@ -386,12 +384,13 @@ class Learner(Actor):
 
     async def _announce(self) -> None:
         """Tells everybody the version and the feeder what is accounted for. Raises TimeoutError after two minutes."""
+        self._announced = self._arrivals.accounted  # drops of any later moment, also during a commit, are told again
         value = {
             "version": self._version,
             "step": self._step,
             "directory": str(self._directory) if self._directory else None,
             "next_sequence": self._arrivals.cursor,
-            "accounted": self._arrivals.accounted,
+            "accounted": self._announced,
         }
         async with asyncio.timeout(120.0):
             await asyncio.wrap_future(self.link.publish("policy", value))
