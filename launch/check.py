@@ -22,6 +22,7 @@ from safeladder.launch.config import Config, ConfigError, nearest
 from safeladder.launch.factory import actor_class, actor_options
 from safeladder.launch.processes import worker_names
 from safeladder.launch.terminal import console
+from safeladder.policies import staleness
 from safeladder.protocol.keys import KeyFileError, load_hub, load_worker
 from safeladder.protocol.sockets import is_local
 
@@ -165,14 +166,15 @@ def _consumers(config: Config) -> dict[str, list[str]]:
 def capacity(config: Config) -> Findings:
     """Pools cannot come to wait for each other for ever."""
     learner, bound = config.learner, config.staleness
-    held = (learner.checkpoint_every + bound.eta + 1) * learner.batch
+    yield from _admission(config)
+    held = learner.checkpoint_every * learner.batch + _outstanding(config)
     ends = {family.route[-1] for family in config.recipe.families.values() if family.route}
     for name, pool in config.pools.items():
         if ends & set(pool.queues) and pool.actor == LEARNER:
             if pool.credit < held:
                 message = (
                     f"is {pool.credit}, but the learner keeps its leases until a checkpoint: it needs at least "
-                    f"(checkpoint_every + eta + 1) * batch = {held}"
+                    f"checkpoint_every * batch + what policy {bound.policy!r} may have outstanding = {held}"
                 )
                 yield Finding("error", f"pools.{name}.credit", message)
             if pool.replicas != 1:
@@ -183,14 +185,6 @@ def capacity(config: Config) -> Findings:
         if pool.actor == GENERATOR and isinstance(rows, int) and config.sampling.samples > rows:
             message = f"is {config.sampling.samples}, but pools.{name}.options.max_sequences allows {rows} rows"
             yield Finding("error", "sampling.samples", message)
-    if bound.max_in_flight < learner.batch:
-        message = f"is {bound.max_in_flight}, so that a batch of {learner.batch} groups can never come together"
-        yield Finding("error", "staleness.max_in_flight", message)
-    elif bound.max_in_flight < (bound.eta + 1) * learner.batch:
-        message = (
-            f"is below (eta + 1) * batch = {(bound.eta + 1) * learner.batch}: pools will wait though eta allows work"
-        )
-        yield Finding("warning", "staleness.max_in_flight", message)
     if config.sampling.temperature == 0:
         message = "is 0: all samples of a group are the same, so that nothing can be learnt from their difference"
         yield Finding("warning", "sampling.temperature", message)
@@ -198,6 +192,43 @@ def capacity(config: Config) -> Findings:
         yield Finding("warning", "sampling.samples", "is 1: an advantage relative to the group needs at least 2")
     if sum(1 for pool in config.pools.values() if (pool.actor or "").endswith(".feeder:Feeder") and pool.replicas) > 1:
         yield Finding("error", "pools", "there is more than one feeder pool; one feeder owns the order of admission")
+
+
+def _admission(config: Config) -> Findings:
+    """A batch can always come together under the staleness policy, and dynamic sampling can find one."""
+    learner, bound = config.learner, config.staleness
+    full = (bound.eta + 1) * learner.batch
+    try:
+        staleness.create(bound, learner.batch)
+    except ValueError as error:
+        key = "window" if str(error).startswith("window") else "max_in_flight"
+        yield Finding("error", f"staleness.{key}", str(error).removeprefix(f"{key} "))
+    else:
+        if bound.policy != "drop" and bound.max_in_flight < full:
+            message = f"is below (eta + 1) * batch = {full}: pools will wait though eta allows work"
+            yield Finding("warning", "staleness.max_in_flight", message)
+        if bound.policy == "drop" and bound.max_in_flight > full:
+            message = f"is above (eta + 1) * batch = {full}: groups will be sampled only to be dropped for their age"
+            yield Finding("warning", "staleness.max_in_flight", message)
+    if learner.dynamic_sampling and config.sampling.samples < 2:
+        message = "needs at least 2 sampling.samples: a group of one has no spread, and none would ever be trained"
+        yield Finding("error", "learner.dynamic_sampling", message)
+    elif learner.dynamic_sampling and config.sampling.temperature == 0:
+        message = "needs a sampling.temperature above 0: equal samples have no spread, and none would ever be trained"
+        yield Finding("error", "learner.dynamic_sampling", message)
+    elif learner.dynamic_sampling and (learner.max_uninformative or learner.batch) < learner.batch:
+        message = (
+            f"is {learner.max_uninformative}, below a batch of {learner.batch}: the first unlucky one ends the run"
+        )
+        yield Finding("warning", "learner.max_uninformative", message)
+
+
+def _outstanding(config: Config) -> int:
+    """Most groups that the staleness policy lets be between admission and a batch at once; a guess for a wrong one."""
+    try:
+        return staleness.create(config.staleness, config.learner.batch).limit
+    except ValueError:
+        return (config.staleness.eta + 1) * config.learner.batch
 
 
 # ---------------------------------------------------------------------------------------------------------- learner

@@ -184,11 +184,15 @@ def _spell_out(raw: dict[str, Any]) -> dict[str, Any]:
             if isinstance(term, (int, float)) and not isinstance(term, bool):
                 terms[verifier] = {"weight": term}
     learner = _map(raw.get("learner"))
+    if learner.get("correction") is False:  # what YAML makes of a bare `off`
+        learner["correction"] = "off"
     for name in _RULES:
         if isinstance(learner.get(name), str):
             learner[name] = {learner[name]: {}}
         for rule, options in _map(learner.get(name)).items():
             learner[name][rule] = {} if options is None else options
+        if False in _map(learner.get(name)):  # type: ignore[comparison-overlap]
+            learner[name]["off"] = learner[name].pop(False)
     return raw
 
 

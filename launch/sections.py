@@ -128,10 +128,15 @@ class Learner:
     """steps: batches of the run. batch: groups a step. The rest is read by `policies/options.py`.
 
     A rule is written `name: {option: value}`, or `name` alone; an empty one means the default named there.
+
+    dynamic_sampling: groups without any spread are replaced by others. max_uninformative: so many of them between two
+    steps end the run; None: 64 * batch.
     """
 
     steps: int = _bounded(10, low=1)
     batch: int = _bounded(4, low=1)
+    dynamic_sampling: bool = False
+    max_uninformative: int | None = _bounded(None, low=1)
     checkpoint_every: int = _bounded(5, low=1)
     keep_checkpoints: int = _bounded(2, low=1)
     learning_rate: float = _bounded(1e-5, above=0)
@@ -182,11 +187,15 @@ class Constraint:
 
 @dataclass
 class Staleness:
-    """eta: age in versions that a token may have when trained. max_in_flight: groups admitted and not yet trained."""
+    """eta: age in versions that a token may have when trained. max_in_flight: groups admitted and not yet trained.
 
-    policy: Literal["pace"] = "pace"
+    window: of policy `windowed`, one more than the groups that may pass a straggler; None: half of what eta allows.
+    """
+
+    policy: Literal["pace", "drop", "wait", "windowed"] = "pace"
     eta: int = _bounded(1, low=0)
     max_in_flight: int = _bounded(16, low=1)
+    window: int | None = _bounded(None, low=1)
 
 
 @dataclass

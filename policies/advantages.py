@@ -1,13 +1,13 @@
 """Advantages: how much better a completion, or a token, was than what the policy gives on the same prompt.
 
-Every estimator has one form, `(batch: Sequence[Scores], *, options) -> list[Tensor]`, one tensor a group: [K], one number
-a completion, or, where marked with `per_token`, [sum n_k], one a token. It sees the whole batch, because some of them
-scale by it, and keeps three promises:
+Every estimator has one form, `(batch: Sequence[Scores], *, options) -> list[Tensor]`, one tensor a group: [K], one
+number a completion, or, where marked with `per_token`, [sum n_k], one a token. It sees the whole batch, because some of
+them scale by it, and keeps three promises:
 
 * an invalid completion gets 0, and neither its reward (NaN included) nor anything else of it is read;
-* without spread there is exactly 0. Most compare within a group: one with fewer than two valid completions, or whose valid
-  rewards (for `gdpo`: channels) are all equal, gets 0 whatever the rest of the batch holds. The REINFORCE++ pair compare
-  with the batch, and give 0 where its valid rewards are all equal. GAE, V-trace and `ones` do not compare rewards;
+* without spread there is exactly 0. Most compare within a group: one with fewer than two valid completions, or whose
+  valid rewards (for `gdpo`: channels) are all equal, gets 0 whatever the rest of the batch holds. The REINFORCE++ pair
+  compare with the batch, and give 0 where its valid rewards are all equal. GAE, V-trace and `ones` compare no rewards;
 * it does not see order: permuting completions or groups permutes the advantages.
 
 Sums are taken in float64 and returned in the rewards' dtype, so that a shift of all rewards leaves no residue.
@@ -156,7 +156,7 @@ def gpg(batch: Sequence[Scores], *, count: Literal["spread", "nonzero"] = "sprea
 
 
 def ones(batch: Sequence[Scores]) -> list[Tensor]:
-    """1 for every valid completion, whatever its reward: supervised learning from completions that were chosen before."""
+    """1 for every valid completion, whatever its reward: supervised learning from completions chosen before."""
     return [scatter(torch.ones_like(s.valid_rewards()), s) for s in batch]
 
 

@@ -88,7 +88,7 @@ def encode(batch: Sequence[TrainingGroup]) -> bytes:
 
 
 def decode(message: bytes) -> list[TrainingGroup]:
-    """What `encode` was given; its arrays are read-only views of `message`."""
+    """What `encode` was given."""
     return [TrainingGroup(**plain) for plain in msgspec.msgpack.decode(message, ext_hook=_unpack_array)]
 
 
@@ -100,4 +100,4 @@ def _pack_array(value: Any) -> msgspec.msgpack.Ext:
 
 def _unpack_array(code: int, data: memoryview) -> NDArray[Any]:
     kind, shape, content = msgspec.msgpack.decode(data)
-    return np.frombuffer(content, np.dtype(kind)).reshape(shape)
+    return np.frombuffer(content, np.dtype(kind)).reshape(shape).copy()  # torch wants memory that may be written to

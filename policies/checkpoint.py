@@ -40,15 +40,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from safeladder.policies import lora
+from safeladder.policies import lora, moments
 from safeladder.policies.ledger import sync_directory
 from safeladder.policies.parallel import plain_class
 from safeladder.policies.ranks import Ranks
-from safeladder.policies.tensors import Part, Stream, assign, placed, write
+from safeladder.policies.tensors import Part, Stream, assign, write
 
 COMMITTED: Final = re.compile(r"step-(\d{8,})")
 TEMPORARY: Final = ".partial-"
-MOMENTS: Final = ("exp_avg", "exp_avg_sq", "step")
 RANDOM: Final = "random.torch"
 ADAPTERS: Final = "adapter.safetensors"
 OPTIMIZER: Final = "optimizer.safetensors"
@@ -110,7 +109,12 @@ def save(
     ranks = ranks or Ranks.alone()
     final = Path(directory) / f"step-{step:08d}"
     # Gathered from all ranks one after the other, in this order, and to the end also when the disk refuses.
-    streams = [lora.merged_state(model), lora.adapter_state(model), _optimizer_stream(model, optimizer)]
+    try:
+        kept = moments.parts(model, optimizer)
+    except moments.MomentsError as error:
+        raise CheckpointError(f"checkpoint of step {step}: {error}") from error
+    random_state = {RANDOM: Part.of(torch.get_rng_state())}
+    streams = [lora.merged_state(model), lora.adapter_state(model), Stream({**random_state, **kept})]
     with ranks.noticing("gathering a checkpoint"):
         fault = _write(final, model, tokenizer, streams, state) if ranks.first else ""
         for stream in streams:
@@ -126,7 +130,7 @@ def save(
 
 def _write(final: Path, model: PreTrainedModel, tokenizer: Any, streams: list[Stream], state: CheckpointState) -> str:
     """Writes and commits the folder; returns what the disk had against it, "" for nothing."""
-    plain, adapters, moments = streams
+    plain, adapters, kept = streams
     partial = final.parent / f"{TEMPORARY}{final.name}-{os.getpid()}-{threading.get_ident()}"
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -138,7 +142,7 @@ def _write(final: Path, model: PreTrainedModel, tokenizer: Any, streams: list[St
         attached = lora.attached(model)
         if attached is not None:
             write(partial / ADAPTERS, adapters, attached.metadata())
-        write(partial / OPTIMIZER, moments)
+        write(partial / OPTIMIZER, kept)
         (partial / "state.json").write_bytes(msgspec.json.format(msgspec.json.encode(state)))
         _seal(partial)
         _commit(partial, final)
@@ -146,17 +150,6 @@ def _write(final: Path, model: PreTrainedModel, tokenizer: Any, streams: list[St
         shutil.rmtree(partial, ignore_errors=True)
         return str(error)
     return ""
-
-
-def _optimizer_stream(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> Stream:
-    """The optimizer's state by parameter name; a parameter that was never stepped has none."""
-    parts = {RANDOM: Part.of(torch.get_rng_state())}
-    for name, parameter in model.named_parameters():
-        for kind, value in optimizer.state.get(parameter, {}).items():
-            if kind not in MOMENTS:
-                raise CheckpointError(f"optimizer state {kind!r} of {name} is not AdamW's: {', '.join(MOMENTS)}")
-            parts[f"{kind}.{name}"] = Part.of(value)
-    return Stream(parts)
 
 
 def _seal(folder: Path) -> None:
@@ -243,12 +236,15 @@ def restore(path: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer
     adapters = _adapters(path, model)
     tensors = load_file(path / OPTIMIZER)
     random_state = tensors.pop(RANDOM)
-    moments = _moments_by_name(tensors, model, path)
+    try:
+        stored = moments.by_name(model, tensors)
+    except moments.MomentsError as error:
+        raise CheckpointError(f"{path / OPTIMIZER}: {error}") from error
     if adapters is not None:
         lora.load_adapter_state(model, adapters)
     else:
         _copy_weights(path, model)
-    _put_moments(moments, model, optimizer)
+    moments.put(model, optimizer, stored)
     torch.set_rng_state(random_state)
     return state
 
@@ -275,24 +271,6 @@ def _adapters(path: Path, model: PreTrainedModel) -> dict[str, Tensor] | None:
     return tensors
 
 
-def _put_moments(
-    moments: Mapping[str, Mapping[str, Tensor]], model: PreTrainedModel, optimizer: torch.optim.Optimizer
-) -> None:
-    """Replaces the optimizer's state; of a sharded parameter each rank keeps its own share."""
-    for group in optimizer.param_groups:
-        # torch keeps the step counter on the CPU unless the optimizer works on it on the device
-        on_device = bool(group.get("fused") or group.get("capturable"))
-        names = {id(parameter): name for name, parameter in model.named_parameters()}
-        for parameter in group["params"]:
-            optimizer.state.pop(parameter, None)
-            stored = moments.get(names[id(parameter)])
-            if stored is not None:
-                counter = stored["step"].to(parameter.device) if on_device else stored["step"]
-                optimizer.state[parameter] = {
-                    kind: counter if kind == "step" else placed(value, parameter) for kind, value in stored.items()
-                }
-
-
 def _copy_weights(path: Path, model: PreTrainedModel) -> None:
     """Reads through transformers, which knows how each architecture lays its files out, and copies in place."""
     kind: Any = plain_class(model)
@@ -304,17 +282,6 @@ def _copy_weights(path: Path, model: PreTrainedModel) -> None:
         raise CheckpointError(f"{path} holds another model than {kind.__name__}: {wrong or 'other shapes'}")
     for name, tensor in own.items():
         assign(tensor, weights[name])
-
-
-def _moments_by_name(tensors: Mapping[str, Tensor], model: PreTrainedModel, path: Path) -> dict[str, dict[str, Tensor]]:
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-    moments: dict[str, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        kind, _, name = key.partition(".")
-        if kind not in MOMENTS or name not in shapes or (kind != "step" and tensor.shape != shapes[name]):
-            raise CheckpointError(f"{path}/optimizer.safetensors: {key} does not belong to this model")
-        moments.setdefault(name, {})[kind] = tensor
-    return moments
 
 
 def _fault(path: Path, digests: bool = False) -> str | None:

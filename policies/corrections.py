@@ -10,6 +10,7 @@ those of the policy's own tokens (`kept`). One weight rule is chosen, since two 
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -88,9 +89,12 @@ def sequence_truncate(ratios: Ratios, *, cap: float = 2.0) -> Tensor:
 
 @whole_batch
 def sequence_truncate_normalised(ratios: Ratios, *, cap: float = 2.0) -> Tensor:
-    """`sequence_truncate` divided by its mean over the batch's sequences."""
+    """`sequence_truncate` divided by its mean over the batch's sequences, those without a kept token aside."""
     weights = sequence_truncate(ratios, cap=cap)
-    return weights / mean_by_sequence(weights, ratios.kept, ratios.lengths).mean().clamp(min=1e-12)
+    if not bool(ratios.kept.any()):
+        return weights
+    present = sum_by_sequence(torch.ones_like(weights), ratios.kept, ratios.lengths) > 0
+    return weights / mean_by_sequence(weights, ratios.kept, ratios.lengths)[present].mean().clamp(min=1e-12)
 
 
 def sequence_mask(ratios: Ratios, *, cap: float = 2.0) -> Tensor:
@@ -137,9 +141,15 @@ def veto(ratios: Ratios, *, threshold: float = 1e-4) -> Tensor:
 
 
 def geometric(ratios: Ratios, *, low: float = 0.999, high: float = 1.001) -> Tensor:
-    """Keeps sequences whose geometric mean of rho lies in [low, high]: a filter that does not see length."""
+    """Keeps sequences whose geometric mean of rho lies in [low, high]: a filter that does not see length.
+
+    low = 0 bounds it from above alone.
+    """
+    if not 0 <= low <= high or high == 0:
+        raise ValueError(f"geometric needs 0 <= low <= high, high above 0, not {low} and {high}")
     mean = ratios.mean()
-    return (mean >= math.log(low)) & (mean <= math.log(high))
+    bottom = math.log(low) if low else -math.inf
+    return (mean >= bottom) & (mean <= math.log(high))
 
 
 def k2(ratios: Ratios, *, high: float = 2.0, aggregate: Literal["token", "mean", "max", "sum"] = "token") -> Tensor:
@@ -208,15 +218,15 @@ FILTERS: Final[dict[str, Callable[..., Tensor]]] = {
 class Diagnostics:
     """How far behaviour was from proximal over some kept tokens.
 
-    ess: effective share of the tokens, (sum w)^2 / (N sum w^2), in [0, 1], of the weights as used. kl: mean of -ln rho,
-    the k1 estimate of KL(behaviour || proximal); mismatch: mean of rho - 1 - ln rho, its k3 estimate, >= 0.
-    log_ratio_max: the largest |ln rho|. perplexity_ratio: behaviour's perplexity over proximal's, e^(-kl). chi2_token,
+    ess: effective share of the tokens, (sum w)^2 / (N sum w^2), in [0, 1], of the weights as used. behaviour_kl: mean of
+    -ln rho, the k1 estimate of KL(behaviour || proximal); mismatch: mean of rho - 1 - ln rho, its k3 estimate, >= 0.
+    log_ratio_max: the largest |ln rho|. perplexity_ratio: behaviour's perplexity over proximal's, e^(-behaviour_kl). chi2_token,
     chi2_sequence: mean of rho^2 - 1, rho of tokens and of whole sequences. above, below: shares of tokens with rho above
-    the cap and below 1 / cap. truncated, masked: shares of tokens whose weight was lowered, and set to 0.
+    the cap and below 1 / cap. truncated, masked: shares of tokens whose weight was lowered to the cap, and 0.
     """
 
     ess: float = 1.0
-    kl: float = 0.0
+    behaviour_kl: float = 0.0
     mismatch: float = 0.0
     log_ratio_max: float = 0.0
     perplexity_ratio: float = 1.0
@@ -228,21 +238,31 @@ class Diagnostics:
     masked: float = 0.0
 
 
+def cap_of(rule: Callable[..., Tensor]) -> float:
+    """The cap that a weight rule is bound to, for `diagnose`; 2 for a rule without one."""
+    option = inspect.signature(rule).parameters.get("cap")
+    return float(option.default) if option is not None and isinstance(option.default, (int, float)) else 2.0
+
+
 def diagnose(ratios: Ratios, weights: Tensor, cap: float = 2.0) -> Diagnostics:
-    """Diagnostics of tokens with these final weights [N]; the neutral ones where no token is kept."""
+    """Diagnostics of tokens with these final weights [N]; the neutral ones where no token is kept.
+
+    cap is that of the rule that made the weights. A normalised rule moves its cap: none of its tokens counts as truncated.
+    """
     kept = ratios.kept
     if not bool(kept.any()):
         return Diagnostics()
     log_ratio, weights = ratios.log_ratio.double()[kept], weights.detach().double()[kept]
     ratio, squares = log_ratio.exp(), weights.square().sum()
     masked = weights == 0
-    # A weight equals its ratio up to the rounding of float32 unless a rule lowered it.
-    truncated = ~masked & (weights < ratio * (1 - 1e-5))
+    # Truncation leaves the cap itself, up to the rounding of float32, of a ratio above it, whichever the rule is about.
+    largest = torch.maximum(torch.maximum(ratios.log_ratio, ratios.mean()), ratios.total()).double()[kept].exp()
+    truncated = ((weights - cap).abs() <= 1e-6 * cap) & (largest > cap * (1 + 1e-6))
     counts = sum_by_sequence(torch.ones_like(ratios.log_ratio), kept, ratios.lengths)
     totals = sum_by_sequence(ratios.log_ratio.double(), kept, ratios.lengths)[counts > 0]
     return Diagnostics(
         ess=float(weights.sum().square() / (weights.numel() * squares)) if bool(squares > 0) else 0.0,
-        kl=float(-log_ratio.mean()),
+        behaviour_kl=float(-log_ratio.mean()),
         mismatch=float((torch.expm1(log_ratio) - log_ratio).mean()),
         log_ratio_max=float(log_ratio.abs().max()),
         perplexity_ratio=float(log_ratio.mean().exp()),

@@ -8,7 +8,7 @@ normalised within its group as a reward's is (grpo); a sample whose cost is unkn
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from safeladder.policies.advantages import ADVANTAGES, Dense, Scores, grpo, is_per_token
 from safeladder.policies.batch import TrainingGroup
-from safeladder.policies.lengths import LENGTH_ADVANTAGES, LENGTH_REWARDS
+from safeladder.policies.lengths import LENGTH_ADVANTAGES, LENGTH_REWARDS, informative
 from safeladder.policies.options import StepOptions
 from safeladder.policies.registry import bind_all, bind_one, rule_of
 
@@ -85,6 +85,23 @@ class Credit:
             ]
             for advantages, cost in zip(spread, costs, strict=True)
         ]
+
+    def informative(self, group: TrainingGroup, constrained: Collection[str] = ()) -> bool:
+        """Whether a group carries any gradient under these rules: what dynamic sampling asks of it.
+
+        constrained: the costs that a constraint limits; no other cost moves the policy. A length advantage that has not
+        begun yet (`lazy_start`) counts as if it had. Raises CreditError when the group lacks what a rule reads.
+        """
+        scores = self._scores(group, None)
+        scores = replace(scores, costs={name: scores.costs[name] for name in constrained if name in scores.costs})
+        channels = rule_of(self._estimate) is ADVANTAGES["gdpo"]
+        if informative(scores, length_advantage=False, channels=channels):
+            return True
+        nothing = torch.zeros_like(scores.rewards)
+        try:
+            return any(bool(rule(nothing, scores).any()) for rule in self._lengths.values())
+        except ValueError as error:
+            raise CreditError(f"group {group.id}: {error}") from error
 
     def _scores(self, group: TrainingGroup, log_ratios: Sequence[Tensor] | None) -> Scores:
         rewards = torch.from_numpy(group.rewards.astype(np.float64))

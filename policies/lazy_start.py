@@ -26,7 +26,7 @@ class LazyStart:
         """tolerances: curve -> how much it may move between half windows, in the curve's own unit.
 
         window: values, at least 2 and even. ramp_steps: 0 goes to 1 at once. min_steps: the ramp begins no earlier; it
-        keeps a policy that has not begun to learn, whose curves are flat too, from being taken for one that has finished.
+        keeps a policy that has not begun to learn, whose curves are flat too, from being taken for a finished one.
         Raises ValueError, with the name of what is wrong.
         """
         if not tolerances:

@@ -34,9 +34,9 @@ class Entry(Struct, frozen=True, omit_defaults=True):
 
     step: its number in its history, from 0. version: the learner's weight version at the gradient step; published: the
     version that the step made. boot: the learner process. parent: hash of the entry before it, "" at the root.
-    ids: works trained; dropped: works that ended early and are accounted for here. sequences: admission numbers of
-    `ids`. staleness: age of the oldest token of each of `ids`, in versions. batch_digest: of the batch's bytes.
-    hash: set by `Ledger.append`.
+    ids: works trained; dropped: works that will not be trained and are accounted for here. sequences, dropped_sequences:
+    their admission numbers. reasons: why each of `dropped` was. staleness: age of the oldest token of each of `ids`, in
+    versions. batch_digest: of the batch's bytes. hash: set by `Ledger.append`.
     """
 
     step: int
@@ -50,6 +50,8 @@ class Entry(Struct, frozen=True, omit_defaults=True):
     staleness: list[int] = []
     batch_digest: str = ""
     hash: str = ""
+    dropped_sequences: list[int] = []
+    reasons: list[str] = []
 
     def digest(self) -> str:
         """The entry's hash: blake2b, 16 bytes, of the JSON of everything but the hash; covers the past by `parent`."""
@@ -198,6 +200,8 @@ class Ledger:
             raise LedgerError(f"{self.path}: step {entry.step} cannot follow its parent, step {expected} would")
         if len(entry.sequences) != len(entry.ids) or (entry.staleness and len(entry.staleness) != len(entry.ids)):
             raise LedgerError(f"{self.path}: step {entry.step} needs one sequence and one staleness for each id")
+        if any(column and len(column) != len(entry.dropped) for column in (entry.dropped_sequences, entry.reasons)):
+            raise LedgerError(f"{self.path}: step {entry.step} needs one sequence and one reason for each dropped id")
         self._move_to(entry.parent)
         again = repeated([*entry.ids, *entry.dropped], self._consumed)
         if again:

@@ -30,10 +30,10 @@ Measure = Literal["thought", "completion"]
 def overlong(
     scores: Scores, *, max_tokens: int | None = None, buffer_tokens: int = 1024, factor: float = 1.0
 ) -> Tensor:
-    """R minus up to `factor` for a completion that comes near the limit: DAPO's soft punishment (arXiv 2503.14476, eq. 13).
+    """R minus up to `factor` for a completion that comes near the limit: DAPO's soft overlong punishment.
 
-    0 up to max_tokens - buffer_tokens tokens, growing linearly to `factor` at max_tokens, `factor` beyond. It is not
-    conditioned on being qualified. max_tokens: the longest completion that the generator writes; it has no default,
+    arXiv 2503.14476, eq. 13. 0 up to max_tokens - buffer_tokens tokens, growing linearly to `factor` at max_tokens,
+    `factor` beyond, qualified or not. max_tokens: the longest completion that the generator writes; it has no default,
     because one that is too large never punishes.
 
     Returns [K]. Raises ValueError without max_tokens, or unless 0 < buffer_tokens <= max_tokens.
@@ -50,7 +50,7 @@ def kimi(scores: Scores, *, weight: float = 1.0, measure: Measure = "completion"
     """R + weight * s, s = 1/2 - (l - min l) / (max l - min l), and min(0, s) where not qualified: Kimi k1.5.
 
     arXiv 2501.12599, section 2.3.3; min and max over the prompt's valid completions; without spread of lengths s is 0.
-    weight: in units of the reward. The paper gives no number; above half the reward's gap between a qualified and an
+    weight: in units of the reward. The paper gives no number; above twice the reward's gap between a qualified and an
     unqualified completion, a short failure can overtake a long success.
 
     Returns [K].
@@ -63,9 +63,9 @@ def kimi(scores: Scores, *, weight: float = 1.0, measure: Measure = "completion"
 def arora_zanette(scores: Scores, *, alpha: float = 0.1, measure: Measure = "completion") -> Tensor:
     """R - alpha |R| sigmoid(z) where qualified, z the length standardised over the prompt's qualified completions.
 
-    arXiv 2502.04463: there R is 1 or 0, and this is 1[correct] (1 - alpha sigmoid(z)). With other rewards, |R| is
-    ours: the penalty keeps its share of the reward and never becomes a bonus. Where qualified lengths do not differ,
-    z is 0 and the penalty alpha / 2. The standard deviation is that of the completions at hand (K in the denominator).
+    arXiv 2502.04463: there R is 1 or 0, and this is 1[correct] (1 - alpha sigmoid(z)). With other rewards, |R| is ours:
+    the penalty keeps its share of the reward and never becomes a bonus. Where qualified lengths do not differ, z is 0
+    and the penalty alpha |R| / 2. The standard deviation has the number of qualified completions in the denominator.
     alpha: in [0, 1).
 
     Returns [K].
@@ -84,9 +84,9 @@ def lazy(
 ) -> Tensor:
     """R + weight * s for qualified completions only: s = 1/2 up to the tolerance, Kimi's term beyond it.
 
-    arXiv 2505.12284. Over the qualified completions S of the prompt: s = 1/2 where l <= min_S l + tolerance_tokens, else
-    1/2 - (l - min_S l) / (max_S l - min_S l). An unqualified completion keeps its reward, whatever its length. That the
-    paper's penalty begins only once accuracy is stable is `LazyStart`'s part (policies/lazy_start.py).
+    arXiv 2505.12284. Over the qualified completions S of the prompt: s = 1/2 where l <= min_S l + tolerance_tokens,
+    else 1/2 - (l - min_S l) / (max_S l - min_S l). An unqualified completion keeps its reward, whatever
+    its length. That the paper's penalty begins only once accuracy is stable is `LazyStart`'s part (lazy_start.py).
 
     Returns [K].
     """
@@ -116,7 +116,7 @@ def cale(task_advantages: Tensor, scores: Scores, *, beta: float = 0.2, measure:
     """CALE, conditional advantage for length-based estimation: ours, since no source gives SafeWork-R1's formula.
 
     A_k = A_task,k + beta rho A_len,k with S the qualified completions, rho = |S| / valid completions, and for k in S
-    z_k = (l_k - mean_S l) / std_S l,  A_len,k = -(sigmoid(z_k) - mean_S sigmoid(z)); 0 for all others and where |S| < 2.
+    z_k = (l_k - mean_S l) / std_S l,  A_len,k = -(sigmoid(z_k) - mean_S sigmoid(z)); 0 for others and where |S| < 2.
 
     Credit for shortness exists among qualified completions alone, sums to 0 over them, and stays below 1 in size, so a
     beta below `qualified_gap` keeps every qualified completion above every unqualified one. No beta does where an
@@ -166,8 +166,8 @@ def informative(
     """Whether this group carries any gradient: what dynamic sampling (DAPO, arXiv 2503.14476, eq. 11) asks of it.
 
     It does when, among its valid completions, the rewards differ, or the known values of any cost, or, with
-    `length_advantage`, the lengths of the qualified ones, or, with `channels` (for `gdpo`), any reward term. Numbers are
-    compared with one another, never with those of a full or an empty score: a recipe may give any range.
+    `length_advantage`, the lengths of the qualified ones, or, with `channels` (for `gdpo`), any reward term. Numbers
+    are compared with one another, never with those of a full or an empty score: a recipe may give any range.
     """
     if has_spread(scores.valid_rewards()):
         return True

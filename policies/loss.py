@@ -17,8 +17,8 @@ from torch import Tensor
 
 from safeladder.policies.aggregation import aggregate, reference_kl
 from safeladder.policies.batch import TrainingGroup
-from safeladder.policies.corrections import FILTERS, WEIGHTS, Ratios, log_ratios
-from safeladder.policies.objectives import OBJECTIVES, Tokens, interpolated_proximal
+from safeladder.policies.corrections import FILTERS, WEIGHTS, Ratios, cap_of, log_ratios
+from safeladder.policies.objectives import OBJECTIVES, Tokens, held, interpolated_proximal
 from safeladder.policies.options import StepOptions
 from safeladder.policies.registry import bind_all, bind_one, rule_of
 
@@ -51,8 +51,8 @@ class Sample:
 class PackLoss:
     """What one pack adds. Tensors are [N], detached.
 
-    gradient: d loss / d logprobs; policy_loss and kl are already divided as configured. held: kept tokens with an advantage
-    whose policy gradient the objective set to zero; active: all kept tokens with an advantage.
+    gradient: d loss / d logprobs; policy_loss and kl are already divided as configured. held: tokens with an advantage and
+    a weight from which the objective takes nothing (`objectives.held`); active: all of them. cap: of the weights.
     """
 
     policy_loss: float
@@ -63,6 +63,7 @@ class PackLoss:
     filtered: dict[str, int]
     held: int
     active: int
+    cap: float
 
 
 class PolicyLoss:
@@ -72,18 +73,30 @@ class PolicyLoss:
         """Raises RuleError for rules that do not exist, ValueError for options that contradict each other."""
         self.options = options
         self._objective = bind_one("objective", OBJECTIVES, options.objective, "clipped")
-        self._correct = bind_one("correction", WEIGHTS, options.correction, "token_truncate")
+        weighs_itself = getattr(rule_of(self._objective), "reads_behaviour", False)
+        default = "off" if weighs_itself else "token_truncate"
+        self._correct = bind_one("correction", WEIGHTS, options.correction, default)
         self._filters = bind_all("filter", FILTERS, options.filters)
         if options.proximal == "behaviour" and options.correction and "off" not in options.correction:
             raise ValueError(
                 f"correction {next(iter(options.correction))!r} with proximal: behaviour would count the ratio twice: "
-                "the objective's own ratio is to the sampling policy already; use correction: off"
+                'the objective\'s own ratio is to the sampling policy already; use correction: "off"'
+            )
+        if weighs_itself and options.correction and "off" not in options.correction:
+            raise ValueError(
+                f"correction {next(iter(options.correction))!r} with objective {next(iter(options.objective))!r} would count "
+                'the ratio twice: the objective answers for the sampling policy already; use correction: "off"'
             )
         rules = [self._correct, *self._filters.values()]
         self.whole_batch = any(getattr(rule_of(rule), "whole_batch", False) for rule in rules)
         if self.whole_batch and options.proximal not in ("auto", "recompute"):
             raise ValueError(f"a rule that looks at the whole batch needs proximal: recompute, not {options.proximal}")
         reference_kl(torch.zeros(0), torch.zeros(0), options.kl_kind)
+
+    @property
+    def filters(self) -> list[str]:
+        """Names of the configured filters."""
+        return list(self._filters)
 
     def moves_without_advantage(self) -> bool:
         """Whether tokens of advantage 0 carry a gradient: asked of the objective itself, once the ratio is not 1."""
@@ -135,7 +148,7 @@ class PolicyLoss:
         policy_loss = aggregate(losses, ratios.kept, ratios.lengths, coefficients)
         gradient = _gradient(policy_loss, current)
         active = ratios.kept & (ratios.advantages != 0) & (weights != 0)
-        held = int((active & (gradient == 0)).sum())
+        silent = int((active & held(self._objective, tokens)).sum())
         kl = 0.0
         if options.reference_kl > 0:
             reference = _flat([s.group.reference[s.index] for s in samples if s.group.reference is not None], current)
@@ -144,8 +157,16 @@ class PolicyLoss:
             gradient = gradient + options.reference_kl * _gradient(penalty, current)
             kl = float(penalty.detach())
         return PackLoss(
-            float(policy_loss.detach()), kl, gradient, ratios.log_ratio, weights, filtered, held, int(active.sum())
-        )  # fmt: skip
+            policy_loss=float(policy_loss.detach()),
+            kl=kl,
+            gradient=gradient,
+            log_ratio=ratios.log_ratio,
+            weights=weights,
+            filtered=filtered,
+            held=silent,
+            active=int(active.sum()),
+            cap=cap_of(self._correct),
+        )
 
     def _proximal(self, samples: Sequence[Sample], current: Tensor, behaviour: Tensor, version: int) -> Tensor:
         if self.options.proximal == "behaviour":

@@ -3,7 +3,7 @@
 Three policies meet here: *behaviour* sampled the tokens, *proximal* is the policy at the start of the step, *current* is
 being differentiated. r = current / proximal unless a rule says otherwise. An objective answers for what current and proximal
 are to each other; for what proximal and behaviour are, the step multiplies its losses by the importance weights of
-`corrections.py`. The exceptions read behaviour themselves and want `correction: off`; their docstrings say so.
+`corrections.py`. The exceptions read behaviour themselves and go with the correction "off"; they carry `reads_behaviour`.
 
 An objective is one function `(tokens: Tokens, *, options) -> losses [N]`, entered in `OBJECTIVES`.
 """
@@ -11,7 +11,7 @@ An objective is one function `(tokens: Tokens, *, options) -> losses [N]`, enter
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 import torch
@@ -40,6 +40,12 @@ class Tokens:
     def log_ratio(self) -> Tensor:
         """ln r [N], clamped to +-20, with gradient."""
         return _log_ratio(self.logprobs, self.proximal)
+
+
+def reads_behaviour(objective: Objective) -> Objective:
+    """Marks an objective that answers for the sampling policy itself: an importance weight would count it twice."""
+    objective.reads_behaviour = True  # type: ignore[attr-defined]
+    return objective
 
 
 # -------------------------------------------------------------------------------------------------- token by token
@@ -77,17 +83,18 @@ def cpgd(
     min(r - 1, drift_cap) ln current, its first factor a constant, has the gradient of k3, an estimate of KL(proximal ||
     current), capped from above. `tightness` l < 1 clips early tokens harder: at token i of n, low and high are scaled by
     l + (1 - l) i / n ("tight to loose"). When a batch is gone through again, `scale_epochs` multiplies the advantage by
-    clip(r, 1 - low, 1 + high), a constant.
+    clip(r, 1 - low, 1 + high), a constant; the paper takes r at the end of the pass before, here it is the one of now.
     """
     if not 0 <= tightness <= 1 or not 0 <= low < 1 or high < 0:
         raise ValueError(f"cpgd needs tightness in [0, 1], low in [0, 1) and high >= 0: {tightness}, {low}, {high}")
-    log_ratio, advantages = tokens.log_ratio(), tokens.advantages
+    # Not clamped: a policy that is e^20 away on the side that is not clipped must still be brought back.
+    log_ratio, advantages = tokens.logprobs - tokens.proximal.detach(), tokens.advantages
     looseness = tightness + (1 - tightness) * _progress(tokens)
     bottom, top = torch.log1p(-low * looseness), torch.log1p(high * looseness)
     if scale_epochs and tokens.epoch > 0:
-        advantages = advantages * log_ratio.detach().exp().clamp(1 - low, 1 + high)
+        advantages = advantages * tokens.log_ratio().detach().exp().clamp(1 - low, 1 + high)
     gain = torch.minimum(log_ratio * advantages, log_ratio.clamp(bottom, top) * advantages)
-    distance = torch.expm1(log_ratio.detach()).clamp(max=drift_cap) * tokens.logprobs
+    distance = torch.expm1(tokens.log_ratio().detach()).clamp(max=drift_cap) * tokens.logprobs
     return drift * distance - gain
 
 
@@ -117,8 +124,9 @@ def policy_gradient(tokens: Tokens) -> Tensor:
     return -tokens.advantages * tokens.logprobs
 
 
+@reads_behaviour
 def tis_reinforce(tokens: Tokens, *, cap: float = 1.0) -> Tensor:
-    """-min(current / behaviour, cap) A ln current, the ratio a constant. Reads behaviour: use it with `correction: off`.
+    """-min(current / behaviour, cap) A ln current, the ratio a constant.
 
     Truncated importance sampling as the code of ROLL has it.
     """
@@ -126,12 +134,13 @@ def tis_reinforce(tokens: Tokens, *, cap: float = 1.0) -> Tensor:
     return -weight * tokens.advantages * tokens.logprobs
 
 
+@reads_behaviour
 def kimi(tokens: Tokens, *, tau: float = 0.1) -> Tensor:
-    """-A ln current + (tau / 2) (ln current - ln behaviour)^2. Reads behaviour: use it with `correction: off`.
+    """-A ln current + (tau / 2) (ln current - ln behaviour)^2.
 
     The loss of Kimi k1.5 (arXiv 2501.12599), per token as the code of ROLL has it.
     """
-    distance = _log_ratio(tokens.logprobs, tokens.behaviour)
+    distance = tokens.logprobs - tokens.behaviour.detach()  # not clamped: what is farther away is pulled harder
     return policy_gradient(tokens) + tau / 2 * distance.square()
 
 
@@ -174,11 +183,12 @@ def gmpo(tokens: Tokens, *, low: float = 0.4, high: float = 0.4) -> Tensor:
     return over_tokens(-advantage * ratio, tokens.lengths)
 
 
+@reads_behaviour
 def topr(tokens: Tokens, *, level: Literal["sequence", "token"] = "sequence") -> Tensor:
     """-A ln current where A >= 0, -min(current / behaviour, 1) A ln current where A < 0. TOPR (arXiv 2503.14286).
 
-    Reads behaviour: use it with `correction: off`. What is good is learned as it is, off policy too; what is bad is pushed
-    away only as far as the policy still does it. The ratio, a constant, is that of the whole completion or the token's.
+    What is good is learned as it is, off policy too; what is bad is pushed away only as far as the policy still does it.
+    The ratio, a constant, is that of the whole completion or the token's.
     """
     log_ratio = _log_ratio(tokens.logprobs.detach(), tokens.behaviour)
     if level == "sequence":
@@ -203,6 +213,26 @@ OBJECTIVES: Final[dict[str, Objective]] = {
 }
 
 
+def held(objective: Objective, tokens: Tokens) -> Tensor:
+    """[N] bool: kept tokens whose advantage the objective lets through in no part, as a clip does.
+
+    Their gradient d loss / d ln current is zero, or what it would be without the advantage: a clipped token of `cpgd` still
+    drifts. Right for any rule, since it is asked of the gradient and not of the clip range. An objective that does not read
+    how large the advantage is, like `sft`, holds back only what has no gradient at all.
+    """
+    logprobs = tokens.logprobs.detach().requires_grad_()
+    advantages = tokens.advantages.detach().requires_grad_()
+    whole, by_advantage = _gradients(
+        objective(replace(tokens, logprobs=logprobs, advantages=advantages)), logprobs, advantages
+    )
+    silent = whole == 0
+    if bool(by_advantage.any()):
+        nothing = torch.zeros_like(advantages)
+        (rest,) = _gradients(objective(replace(tokens, logprobs=logprobs, advantages=nothing)), logprobs)
+        silent |= whole == rest
+    return tokens.kept & (tokens.advantages != 0) & silent
+
+
 # ------------------------------------------------------------------------------------------------ proximal policy
 
 
@@ -219,6 +249,14 @@ def interpolated_proximal(current: Tensor, behaviour: Tensor, versions: Tensor, 
 
 def _log_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
     return (numerator - denominator.detach()).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+
+def _gradients(losses: Tensor, *inputs: Tensor) -> list[Tensor]:
+    """The gradients of summed losses, zero for inputs that they do not depend on."""
+    if not losses.requires_grad:
+        return [torch.zeros_like(each) for each in inputs]
+    found = torch.autograd.grad(losses.sum(), inputs, allow_unused=True)
+    return [torch.zeros_like(each) if one is None else one for each, one in zip(inputs, found, strict=True)]
 
 
 def _progress(tokens: Tokens) -> Tensor:

@@ -24,11 +24,12 @@ class StepOptions:
     Loss: `objective` (default `clipped`), `aggregation`, `reference_kl` (weight of the penalty; 0 asks for no reference
     log-probabilities), `max_completion_tokens` (divisor of aggregation "constant").
 
-    Staleness: `correction` is the importance weight (default `token_truncate`), `filters` leave tokens out. `proximal` says
-    where the policy at the start of the step comes from: "recompute" is a forward without gradients over the batch,
-    "interpolate" reads it off behaviour and current policy by their versions, "behaviour" takes the sampling policy for
-    it (and then weighs nothing), "auto" spares the extra forward where a batch makes one update and no rule looks at the
-    whole batch: the proximal policy is then the current one.
+    Staleness: `correction` is the importance weight (default `token_truncate`; `off` under an objective that reads the
+    sampling policy itself), `filters` leave tokens out. `proximal` says where the policy at the start of the step comes
+    from: "recompute" is a forward without gradients over the batch, "interpolate" reads it off behaviour and current
+    policy by their versions, "behaviour" takes the sampling policy for it (and then weighs nothing), "auto" spares the
+    extra forward where a batch makes one update and no rule looks at the whole batch: the proximal policy is then the
+    current one.
 
     Reuse: a batch makes `epochs` * `minibatches` updates.
 

@@ -24,8 +24,8 @@ class StepReport:
 
     loss = policy_loss + reference_kl * kl, aggregated as configured, of the first update; kl is 0 without a reference.
     entropy: mean -ln pi of the sampled tokens, an estimate in nats. grad_norm: the largest before clipping. clip_fraction:
-    share of tokens with an advantage that the objective gave no gradient, over all updates. off_policy: how far behaviour
-    was from the proximal policy. filtered: share of tokens that each filter alone leaves out. age_mean, age_max: versions
+    share of tokens with an advantage of which the objective let nothing through, over all updates. off_policy: how far
+    behaviour was from the proximal policy. filtered: share of tokens that each filter alone leaves out. age_mean, age_max: versions
     between sampling and training, over tokens. tokens: kept completion tokens of the whole batch; trained_tokens: those
     that went through the forward; prompt_tokens: each prompt once. updates: optimizer steps. sequence_log_ratios: sum of
     ln proximal - ln behaviour of each completion, by group, NaN where it did not go through the forward. seconds: by phase.
@@ -77,6 +77,7 @@ class Tally:
     packs: int = 0
     held: int = 0
     active: int = 0
+    cap: float = 0.0  # of the weights; 0 before the first pack
     filtered: Counter[str] = field(default_factory=Counter)
     scored: list[Scored] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
@@ -91,6 +92,7 @@ class Tally:
         self.held += loss.held
         self.active += loss.active
         self.packs += 1
+        self.cap = loss.cap
         if epoch:
             return
         self.policy_loss += loss.policy_loss
@@ -118,6 +120,8 @@ class Tally:
         sums = [self.policy_loss, self.kl, self.held, self.active, self.packs]
         self.policy_loss, self.kl, *counts = ranks.sum(sums)
         self.held, self.active, self.packs = (round(count) for count in counts)
+        # A rank without a pack has not seen the rule's cap.
+        self.cap = float(torch.cat(ranks.collect(torch.tensor([self.cap], dtype=torch.float64))).max())
         self.filtered = Counter(dict(zip(names, map(round, ranks.sum([self.filtered[n] for n in names])), strict=True)))
 
     def sequence_weights(self, cap: float = 2.0) -> dict[tuple[int, int], float]:
@@ -156,7 +160,7 @@ class Tally:
             entropy=-float(logprobs.double().mean()) if trained else 0.0,
             grad_norm=self.grad_norm,
             clip_fraction=self.held / max(1, self.active),
-            off_policy=diagnose(ratios, _flat([s.weights for s in self.scored])),
+            off_policy=diagnose(ratios, _flat([s.weights for s in self.scored]), self.cap or 2.0),
             filtered={name: count / max(1, trained) for name, count in sorted(self.filtered.items())},
             age_mean=sum(ages) / max(1, len(ages)),
             age_max=max(ages, default=0),

@@ -105,7 +105,7 @@ class Scores:
         return self.rewards[self.valid].double()
 
     def kept(self) -> list[Tensor]:
-        """K of [n_k] bool: the policy's own tokens. Raises ValueError when no column tells how many tokens there are."""
+        """K of [n_k] bool: the policy's own tokens. Raises ValueError where nothing tells how many tokens there are."""
         if self.dense is not None and self.dense.kept is not None:
             return list(self.dense.kept)
         columns = [] if self.dense is None else list(self.dense.columns().values())

@@ -199,7 +199,7 @@ def _score(head: nn.Linear, hidden: Tensor, targets: Tensor, temperature: float,
     """Log-probabilities [1, N, 1] of targets [N] where the hidden states are [1, N, H]."""
     chunk = head_tokens or max(1, HEAD_ELEMENTS // head.out_features)
     logprobs: Tensor = _HeadLogprobs.apply(hidden[0], head.weight, head.bias, targets, 1.0 / temperature, chunk)  # type: ignore[no-untyped-call]
-    return logprobs[None, :, None]
+    return logprobs[None, :, None].clone()  # a sharded model must not return a view
 
 
 class _HeadLogprobs(torch.autograd.Function):

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -116,7 +117,7 @@ class LearnerStep:
         when a loss or the gradient is not finite, or a group lacks what the options need.
         """
         started = time.perf_counter()
-        tally = Tally()
+        tally = Tally(filtered=Counter(dict.fromkeys(self._loss.filters, 0)))
         try:
             with tally.phase("advantages"):
                 samples = self._samples(batch)
@@ -189,7 +190,7 @@ class LearnerStep:
         packs = self._packs(chosen)
         shares = self._divide(packs)
         found = []
-        with torch.no_grad():
+        with self.ranks.noticing("a look back"), torch.no_grad():
             for number in shares[self.ranks.rank]:
                 if number is None:
                     idle_pass(self.model, gradient=False)
@@ -199,7 +200,9 @@ class LearnerStep:
         order = [sample for share in shares for number in share if number is not None for sample in packs[number]]
         for sample, part in zip(order, torch.split(logprobs, [s.length for s in order]), strict=True):
             sample.proximal = part
-        tally.filtered.update(self._loss.weigh(chosen) if self.ranks.first else (self._loss.weigh(chosen) and {}))
+        filtered = self._loss.weigh(chosen)
+        if self.ranks.first:  # every rank weighs the whole batch; it is counted once
+            tally.filtered.update(filtered)
 
     def _minibatches(self, groups: int) -> Iterator[range]:
         """The batch's groups in as many contiguous parts of nearly equal size as there are minibatches."""
@@ -234,7 +237,7 @@ class LearnerStep:
         share_of = {(s.place, s.index): share for s, share in zip(counted, shares, strict=True)}
         packs = self._packs([sample for sample in chosen if sample.place in part])
         self._accumulate(packs, share_of, epoch, version, tally)
-        with tally.phase("optimizer"):
+        with self.ranks.noticing("an update"), tally.phase("optimizer"):
             norm = self._clip_gradient(packs, share_of, epoch, version)
             for parameters in self.optimizer.param_groups:
                 parameters["lr"] = self.learning_rate()
@@ -255,17 +258,18 @@ class LearnerStep:
         fault = ""
         for number in self._divide(packs)[self.ranks.rank]:
             if number is None:
-                idle_pass(self.model)
+                with self.ranks.noticing("an idle pass"):
+                    idle_pass(self.model)
                 continue
             samples = packs[number]
-            with tally.phase("forward"):
+            with self.ranks.noticing("a forward"), tally.phase("forward"):
                 logprobs = self._logprobs(samples)
             with tally.phase("loss"):
                 shares = [share_of[sample.place, sample.index] for sample in samples]
                 loss = self._loss(samples, logprobs, shares, epoch, version)
             if not math.isfinite(loss.policy_loss + loss.kl):
                 fault += f"the loss is {loss.policy_loss} and its penalty {loss.kl} in the pack of {_names(samples)}; "
-            with tally.phase("backward"):
+            with self.ranks.noticing("a backward"), tally.phase("backward"):
                 torch.autograd.backward([logprobs], [loss.gradient])
             tally.add(samples, logprobs.detach(), loss, epoch)
         if faults := self.ranks.faults(fault):

@@ -43,9 +43,9 @@ class Running:
             self._process.kill()  # the guardian ends the rest
         self._process.wait(30)
 
-    def events(self, role: str, event: str | None = None) -> list[dict[str, Any]]:
-        """What a role's first replica has logged so far."""
-        path = self.run.log(role, 0)
+    def events(self, role: str, event: str | None = None, replica: int = 0) -> list[dict[str, Any]]:
+        """What a replica of a role has logged so far."""
+        path = self.run.log(role, replica)
         lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
         found = [json.loads(line) for line in lines if line.endswith(b"\n")]
         return [line for line in found if event in (None, line["event"])]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -96,3 +98,97 @@ def test_a_finite_data_set_ends_the_run_with_every_task_trained(tmp_path: Path) 
         assert running.summary()["steps"] == 3  # batches of 2, 2 and 1
         audit = running.audit()
         assert audit.returncode == 0, audit.stdout
+
+
+LEARNING = (
+    "policy.lora={rank: 4}",
+    "pools.learner.options={ranks: 2, ranks_timeout_s: 60}",
+    "learner.objective=cpgd",
+    "learner.filters={k3: {high: 5.0}}",
+    "learner.minibatches=2",
+    "learner.length_advantage={cale: {beta: 0.1}}",
+    "constraints={long: {limit: 0.5, window: 16, min_episodes: 4}}",
+    "recipe.families.normal.terms={repetition: {weight: 1.0, qualifies: 0.2}, length: 1.0}",
+    "recipe.families.normal.costs={long: {verifier: length, label: over}}",
+    "data.families={normal: 1}",
+)
+
+
+def test_adapters_on_two_ranks_under_a_constraint_survive_the_death_of_a_rank(tmp_path: Path) -> None:
+    with Running(tmp_path, *LEARNING) as running:
+        running.until(lambda: running.steps >= 3)
+        os.kill(running.events("learner-rank", "rank.joined", replica=1)[-1]["pid"], signal.SIGKILL)
+        assert running.wait() == 0, running.said()
+        summary = running.summary()
+        assert (summary["steps"], summary["restarts"]) == (6, 1)
+        steps = running.events("learner", "step.completed")
+        assert {step["updates"] for step in steps} == {2}
+        assert all(step["constraints"]["long"]["limit"] == 0.5 for step in steps)
+        assert steps[-1]["constraints"]["long"]["episodes"] == 16
+        folder = running.run.checkpoints / "step-00000006"
+        assert (folder / "adapter.safetensors").exists()
+        assert transformers.AutoModelForCausalLM.from_pretrained(folder).config.vocab_size > 0
+        audit = running.audit()
+        assert audit.returncode == 0, audit.stdout
+
+
+@pytest.mark.parametrize(("policy", "eta"), [("windowed", 2), ("wait", 2), ("drop", 1)])
+def test_every_policy_of_staleness_trains_once_and_within_its_bound_through_crashes(
+    tmp_path: Path, policy: str, eta: int
+) -> None:
+    with Running(
+        tmp_path,
+        "learner.steps=10",
+        f"staleness={{policy: {policy}, eta: {eta}, max_in_flight: 12}}",
+        "pools.generator.replicas=2",
+        "pools.learner.credit=40",
+    ) as running:
+        for role in ("learner", "generator"):
+            before = running.steps
+            running.until(lambda before=before: running.steps > before + 1)  # type: ignore[misc]
+            running.kill(role)
+        assert running.wait() == 0, running.said()
+        summary = running.summary()
+        assert (summary["steps"], summary["restarts"]) == (10, 2)
+        assert summary["staleness"]["max"] <= eta
+        audit = running.audit()
+        assert audit.returncode == 0, audit.stdout
+
+
+def test_dynamic_sampling_fills_every_batch_with_groups_that_teach(tmp_path: Path) -> None:
+    """`length` alone earns many groups the same for all their completions: those are set aside and made up for."""
+    with Running(
+        tmp_path,
+        "recipe.families.normal.terms={length: 1.0}",
+        "data.families={normal: 1}",
+        "learner.dynamic_sampling=true",
+        "sampling.max_new_tokens=12",
+        "pools.rules.options={verifiers: {repetition: {}, length: {max_characters: 20, buffer: 4}}}",
+        "pools.searcher.replicas=0",
+        "pools.learner.credit=400",
+    ) as running:
+        running.until(lambda: running.steps >= 2)
+        running.kill("learner")
+        assert running.wait() == 0, running.said()
+        steps = running.events("learner", "step.completed")
+        assert {step["groups"] for step in steps} == {2}
+        assert {step["zero_spread_groups"] for step in steps} == {0}
+        assert sum(step["uninformative"] for step in steps) > 0
+        audit = running.audit()
+        assert audit.returncode == 0, audit.stdout
+
+
+def test_dynamic_sampling_ends_a_run_whose_tasks_teach_nothing(tmp_path: Path) -> None:
+    with Running(
+        tmp_path,
+        "recipe.families.normal.terms={length: 1.0}",
+        "data.families={normal: 1}",
+        "learner.dynamic_sampling=true",
+        "learner.max_uninformative=6",
+        "pools.rules.options={verifiers: {repetition: {}, length: {max_characters: 100000, buffer: 10}}}",
+        "pools.searcher.replicas=0",
+        "pools.learner.credit=60",
+        "pools.learner.restart={max: 0, per_s: 60, backoff_s: 1}",
+    ) as running:
+        assert running.wait() != 0
+        assert "learner.max_uninformative: 7 groups in a row" in running.said()

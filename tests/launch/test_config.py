@@ -146,3 +146,11 @@ def test_every_bound_that_is_declared_is_enforced() -> None:
     for kind, declared in bounded:
         value = getattr(kind(), declared.name)
         assert value is None or isinstance(value, (int, float)), (kind, declared.name)
+
+
+@pytest.mark.parametrize("written", ["off", '"off"', "{off: {}}", "{off: }"])
+def test_a_rule_called_off_may_be_written_as_it_is(tmp_path: Path, written: str) -> None:
+    """YAML reads a bare off as false."""
+    file = tmp_path / "off.yaml"
+    file.write_text(f"learner: {{correction: {written}}}\n")
+    assert load(file).learner.correction == {"off": {}}

@@ -188,7 +188,8 @@ class HandMade:
         self.run = RunDirectory(folder)
         for name in ("learner", "hub", "checkpoints"):
             (folder / name).mkdir(parents=True)
-        save_resolved(load("embedded", [f"staleness.eta={ETA}"]), self.run.config)
+        self.configure()
+        self.cursor = 5
         self.steps: list[dict[str, Any]] = [
             {"ids": [task(0), task(1)], "sequences": [0, 1], "staleness": [0, 1]},
             {"ids": [task(3), task(4)], "sequences": [3, 4], "staleness": [1, 1], "dropped": [task(2)]},
@@ -199,6 +200,9 @@ class HandMade:
             journal.Dead(task(2), 1, 3, "the engine died"),
             journal.Finished(task(2), "skipped"),
         ]
+
+    def configure(self, *overrides: str) -> None:
+        save_resolved(load("embedded", [f"staleness.eta={ETA}", *overrides]), self.run.config)
 
     def write(self, step_of_checkpoint: int = 2, versions: tuple[int, ...] = (0, 1, 2)) -> RunDirectory:
         ledger, head = Ledger(self.run.ledger), ""
@@ -218,7 +222,13 @@ class HandMade:
     def checkpoint(self, number: int, head: str, name: str | None = None) -> None:
         folder = self.run.checkpoints / (name or f"step-{number:08d}")
         folder.mkdir()
-        state = {"step": number, "version": number, "ledger_head": head, "feeder_cursor": 5, "extra": {"more": 1}}
+        state = {
+            "step": number,
+            "version": number,
+            "ledger_head": head,
+            "feeder_cursor": self.cursor,
+            "extra": {"more": 1},
+        }
         (folder / "state.json").write_text(json.dumps(state))
 
 
@@ -292,13 +302,49 @@ def test_a_task_without_an_age_is_named(made: HandMade) -> None:
 
 def test_training_out_of_order_is_found(made: HandMade) -> None:
     made.steps[0]["sequences"] = [1, 0]
-    assert "0 after 1" in broken(made.write())["trained in order, without gaps"]
+    assert "0 after 1" in broken(made.write())["trained in order"]
 
 
 def test_a_gap_that_no_dropped_task_explains_is_found(made: HandMade) -> None:
     made.steps[1] = {"ids": [task(3), task(5)], "sequences": [3, 5], "staleness": [0, 0], "dropped": [task(2)]}
     made.records = [r for r in made.records if getattr(r, "id", "") != task(4)]
-    assert "numbers: 4" in broken(made.write())["trained in order, without gaps"]
+    found = broken(made.write())
+    assert "numbers: 4" in found["nothing is passed over for good"]
+
+
+def test_a_number_passed_over_beyond_the_cursor_is_found_where_order_is_promised(made: HandMade) -> None:
+    made.steps[1] = {"ids": [task(3), task(5)], "sequences": [3, 5], "staleness": [0, 0], "dropped": [task(2)]}
+    made.records = [r for r in made.records if getattr(r, "id", "") != task(4)]
+    made.cursor = 4
+    assert "1 before 4" in broken(made.write())["trained in order"]
+
+
+def test_a_window_allows_as_many_to_pass_as_it_says_and_no_more(made: HandMade) -> None:
+    made.configure("staleness.policy=windowed", "staleness.window=2")
+    made.steps[0] |= {"ids": [task(0), task(3)], "sequences": [0, 3]}
+    made.steps[1] |= {"ids": [task(1), task(4)], "sequences": [1, 4]}
+    assert broken(made.write()) == {}
+    made.configure("staleness.policy=pace")
+    assert "1 after 3" in broken(made.run)["trained in order"]
+
+
+@pytest.mark.parametrize("policy", ["drop", "wait"])
+def test_where_no_order_is_promised_none_is_asked_for(made: HandMade, policy: str) -> None:
+    made.configure(f"staleness.policy={policy}")
+    made.steps[0] |= {"ids": [task(4), task(3)], "sequences": [4, 3]}
+    made.steps[1] |= {"ids": [task(1), task(0)], "sequences": [1, 0]}
+    rules = audit(made.write())
+    assert holds(rules) and [rule.name for rule in rules if rule.skipped] == ["trained in order"]
+
+
+def test_a_group_that_the_learner_dropped_is_explained_by_the_ledger_alone(made: HandMade) -> None:
+    made.steps[1] |= {"dropped": [task(2)], "dropped_sequences": [2], "reasons": ["uninformative"]}
+    made.records = [r for r in made.records if getattr(r, "id", "") != task(2)]
+    made.records.append(journal.Finished(task(2), "done"))
+    out = io.StringIO()
+    rules = audit(made.write())
+    show(rules, out)
+    assert holds(rules) and "1 for 'uninformative'" in out.getvalue()
 
 
 def test_a_requeued_dead_letter_may_come_late(made: HandMade) -> None:

@@ -22,6 +22,27 @@ def test_kl_estimates_equal_the_independent_implementation(kind):
             torch.testing.assert_close(estimates.clamp(max=10), expected.clamp(max=10), atol=1e-6, rtol=1e-6)
 
 
+def test_estimates_and_their_gradients_have_the_means_that_they_claim():
+    """Exact expectations over a vocabulary of six, instead of samples."""
+    generator = torch.Generator().manual_seed(0)
+    logits, other = (torch.randn(6, generator=generator, dtype=torch.float64) for _ in range(2))
+    logits.requires_grad_()
+    current, reference = logits.log_softmax(0), other.log_softmax(0)
+    chances = current.detach().exp()
+
+    def gradient(value):
+        return torch.autograd.grad(value, logits, retain_graph=True)[0]
+
+    forwards = (current.exp() * (current - reference)).sum()  # KL(current || reference)
+    backwards = (reference.exp() * (reference - current)).sum()
+    means = {kind: (chances * reference_kl(current, reference, kind)).sum() for kind in ("k1", "k2", "k3")}
+    torch.testing.assert_close(means["k1"], forwards)
+    torch.testing.assert_close(means["k3"], forwards)
+    torch.testing.assert_close(gradient(means["k1"]), torch.zeros_like(logits))
+    torch.testing.assert_close(gradient(means["k2"]), gradient(forwards))
+    torch.testing.assert_close(gradient(means["k3"]), gradient(backwards))
+
+
 def test_kl_estimates_vanish_at_the_reference_and_only_there():
     equal = torch.tensor([-1.0, -2.0])
     for kind in ("k1", "k2", "k3"):

@@ -1,5 +1,7 @@
 """Importance weights stay in their bounds, filters see what they say, and neither sees an environment's tokens."""
 
+import functools
+import itertools
 import math
 
 import pytest
@@ -12,8 +14,10 @@ from safeladder.policies.corrections import (
     FILTERS,
     WEIGHTS,
     Ratios,
+    cap_of,
     diagnose,
     geometric,
+    geometric_truncate,
     k2,
     k3,
     log_ratios,
@@ -50,7 +54,7 @@ SOME = st.lists(st.lists(st.floats(-25, 25), min_size=1, max_size=6), min_size=1
 def test_truncated_weights_equal_the_independent_implementation(level, rule):
     cases = vectors("rollout_correction")
     chosen = [case for case in cases if case.get("level") == level]
-    assert len(chosen) == 2 or len(chosen) == 4
+    assert len(chosen) == 2
     for case in chosen:
         given_inputs = inputs(cases, case["seed"])
         mask = given_inputs["mask"]
@@ -68,6 +72,85 @@ def test_weights_stay_in_their_bounds(some, cap):
         assert "mask" in name or bool((weights > 0).all())
     window = token_mask(some, low=0.5, high=cap)
     assert bool(((window == 0) | ((window >= 0.5) & (window <= cap))).all())
+
+
+RULES = {**WEIGHTS, **FILTERS}
+
+
+def mixed(seed=0):
+    """Three sequences, near and far, with environment tokens in the first and nothing but such tokens in the last."""
+    generator = torch.Generator().manual_seed(seed)
+    values = torch.randn(9, generator=generator, dtype=torch.float64) * torch.tensor([0.1] * 4 + [2.0] * 3 + [1.0] * 2)
+    kept = [True, True, False, True, True, True, True, False, False]
+    return ratios(values, [4, 3, 2], [1.0] * 4 + [-1.0] * 5, kept)
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_only_rules_of_the_whole_batch_see_other_sequences(name):
+    """What the step relies on when it gives the sequences of a pack to a rule: packs change nothing, unless it is marked."""
+    some, alone, place = mixed(), [], 0
+    for size in some.lengths:
+        part = slice(place, place + size)
+        alone.append(RULES[name](Ratios(some.log_ratio[part], some.advantages[part], [size], some.kept[part])))
+        place += size
+    together = RULES[name](some)[some.kept]
+    assert torch.equal(together, torch.cat(alone)[some.kept]) != getattr(RULES[name], "whole_batch", False)
+
+
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_rules_change_no_input_and_answer_for_every_token(name):
+    some = mixed(1)
+    before = some.log_ratio.clone()
+    found = RULES[name](some)
+    assert torch.equal(some.log_ratio, before)
+    assert (found.shape, found.requires_grad) == (some.log_ratio.shape, False)
+    assert found.dtype == (torch.bool if name in FILTERS else torch.float64)
+    assert bool(found[some.kept].double().isfinite().all())
+    nothing = RULES[name](ratios([], []))
+    assert nothing.shape == (0,)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", ["veto", "geometric", "k3"])
+def test_filters_of_sequences_take_them_whole(name, seed):
+    for part in FILTERS[name](mixed(seed)).split([4, 3, 2]):
+        assert bool(part.all()) or not bool(part.any())
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("name", sorted(RULES))
+def test_tokens_of_an_environment_might_as_well_not_be_there(name, seed):
+    some = mixed(seed)
+    own = some.kept
+    without = Ratios(some.log_ratio[own], some.advantages[own], [3, 3, 0], own[own])
+    torch.testing.assert_close(RULES[name](some)[own], RULES[name](without))
+
+
+def test_tokens_of_an_environment_do_not_make_up_for_far_ones():
+    """Each has distance 0, and counted in the mean would let the far token through."""
+    some = ratios([0.3, 0.1, 0.0, 0.0], kept=[True, True, False, False])
+    assert m2po(some, threshold=0.04)[:2].tolist() == [False, True]
+
+
+LOOSER = [
+    ("veto", "threshold", [1e-1, 1e-2, 1e-4, 0.0]),
+    ("geometric", "high", [1.0, 1.1, 2.0, 1e10]),
+    ("k2", "high", [0.0, 0.1, 1.0, 1e6]),
+    ("k3", "high", [0.0, 0.01, 1.0, 1e10]),
+    ("opsm", "delta", [0.0, 0.1, 1.0, 21.0]),
+    ("m2po", "threshold", [1e-4, 0.04, 1.0, 1e6]),
+]
+
+
+@pytest.mark.parametrize(("name", "option", "values"), LOOSER)
+@settings(max_examples=20, deadline=None)
+@given(some=SOME)
+def test_a_looser_filter_keeps_whatever_a_tighter_one_keeps(name, option, values, some):
+    more = {"low": 0.0} if name == "geometric" else {}
+    some = Ratios(some.log_ratio, -some.advantages, some.lengths, some.kept)  # opsm looks at bad samples alone
+    found = [FILTERS[name](some, **more, **{option: value}) for value in values]
+    assert all(bool((tight <= loose).all()) for tight, loose in itertools.pairwise(found))
+    assert found[-1].all()
 
 
 @pytest.mark.parametrize("name", sorted(WEIGHTS))
@@ -114,10 +197,21 @@ def test_normalised_weights_have_mean_one(some):
     assert float(by_sequence.mean()) == pytest.approx(1.0)
 
 
+def test_a_sequence_without_tokens_of_its_own_does_not_count_in_the_mean():
+    some = ratios([0.2, 0.2, 5.0], [2, 1], kept=[True, True, False])
+    assert WEIGHTS["sequence_truncate_normalised"](some)[:2].tolist() == [1.0, 1.0]
+
+
 def test_an_impossible_token_vetoes_its_sequence_and_no_other():
     some = ratios([0.0, math.log(1e-5), 0.0, 0.1, -0.1], [3, 0, 2])
     assert veto(some, threshold=1e-4).tolist() == [False, False, False, True, True]
     assert veto(some, threshold=0.0).all()
+
+
+def test_a_window_may_be_open_below_and_must_be_one():
+    assert geometric(ratios([-15.0, 0.1], [1, 1]), low=0.0, high=1.05).tolist() == [True, False]
+    with pytest.raises(ValueError, match="low <= high"):
+        geometric(ratios([0.0]), low=1.1, high=1.0)
 
 
 def test_filters_by_hand():
@@ -170,16 +264,40 @@ def test_diagnostics_are_in_their_ranges(some):
         assert found.mismatch >= 0
         assert 0 <= found.truncated + found.masked <= 1
         assert 0 <= found.above + found.below <= 1
-        assert found.perplexity_ratio == pytest.approx(math.exp(-found.kl))
+        assert found.perplexity_ratio == pytest.approx(math.exp(-found.behaviour_kl))
 
 
 def test_diagnostics_by_hand():
     some = ratios([0.0, math.log(4.0)], [1, 1])
     found = diagnose(some, token_truncate(some, cap=2.0))
     assert found.ess == pytest.approx(9 / (2 * 5))
-    assert found.kl == pytest.approx(-math.log(4) / 2)
+    assert found.behaviour_kl == pytest.approx(-math.log(4) / 2)
     assert found.log_ratio_max == pytest.approx(math.log(4))
     assert found.mismatch == pytest.approx((3 - math.log(4)) / 2)
     assert found.chi2_token == found.chi2_sequence == pytest.approx(7.5)
     assert (found.truncated, found.masked, found.above, found.below) == (0.5, 0.0, 0.5, 0.0)
     assert diagnose(ratios([], []), torch.zeros(0)).ess == 1.0
+
+
+@pytest.mark.parametrize(
+    ("rule", "share"),
+    [(off, 0.0), (token_truncate, 0.5), (sequence_truncate, 0.75), (geometric_truncate, 0.75), (token_mask, 0.0)],
+)
+def test_truncated_are_the_tokens_whose_weight_is_at_the_cap_of_their_rule(rule, share):
+    some = ratios([math.log(v) for v in (1.9, 0.5, 1.8, 0.7)], [3, 1])  # product 1.71, mean 1.2
+    bound = (
+        functools.partial(rule, cap=1.15) if rule in (token_truncate, sequence_truncate, geometric_truncate) else rule
+    )
+    single = Ratios(some.log_ratio.float(), some.advantages, some.lengths, some.kept)
+    for each in (some, single):
+        assert diagnose(each, bound(each), cap_of(bound)).truncated == share
+
+
+def test_a_weight_that_is_the_cap_by_itself_is_not_truncated():
+    some = ratios([0.0, 0.0])
+    assert diagnose(some, token_truncate(some, cap=1.0), 1.0).truncated == 0.0
+
+
+def test_the_cap_of_a_rule_is_the_one_it_is_bound_to():
+    assert cap_of(functools.partial(token_truncate, cap=1.5)) == 1.5
+    assert [cap_of(rule) for rule in (token_truncate, off, token_mask)] == [2.0, 2.0, 2.0]
