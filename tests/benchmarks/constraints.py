@@ -56,7 +56,7 @@ def fixed(penalty: float) -> Variant:
 
 
 DUAL = ConstraintOptions(limit=LIMIT, method="dual", window=512)
-PID = replace(DUAL, method="pid", proportional=1.0, integral=0.05, derivative=1.0, smoothing=0.5, derivative_delay=4)
+PID = replace(DUAL, method="pid", proportional=1.0, integral=0.15, derivative=1.0, smoothing=0.5, derivative_delay=4)
 # With a reward that is not divided by its spread a multiplier of about 0.2 does what 1.3 does otherwise: smaller gains.
 PID_SMALL = replace(PID, init=0.2, proportional=0.2, integral=0.01, derivative=0.2)
 VARIANTS = {
