@@ -34,6 +34,8 @@ from safeladder.protocol.messages import LANES, Lane, Sampling
 
 log = structlog.get_logger()
 
+LEAVING_S = 10.0  # for the stepping thread to return after its last act
+
 
 @dataclass(slots=True)
 class _Submit:
@@ -150,6 +152,8 @@ class TransformersEngine(Engine):
                 self._inbox.put(_Stop())
         if started:
             await asyncio.shield(asyncio.wrap_future(self._ended))
+            # A thread that is still on its way out when the interpreter ends takes the process down with SIGABRT.
+            await asyncio.to_thread(self._thread.join, LEAVING_S)
 
     def _post(self, message: _Submit | _Swap) -> None:
         """Hands a message to the thread, unless nobody would ever take it."""
