@@ -33,7 +33,7 @@ STEPS, COUNTED = 80, 20  # the last COUNTED steps are what a run is judged by
 PROMPTS, EACH = 8, 8
 WARM_STEPS = 300
 FINAL_PROMPTS = 4000
-LEARNING_RATE = 2e-4
+LEARNING_RATE = 1e-4
 UNBOUNDED = -1
 ETAS, SEEDS = (0, 1, 2, 4, 8, UNBOUNDED), (0, 1, 2)
 Rule = dict[str, dict[str, Any]]
@@ -42,6 +42,7 @@ RULES: dict[str, Rule] = {
     "decoupled PPO": {"objective": {"clipped": {}}, "correction": {"token_truncate": {"cap": 100.0}}},
     "TIS": {"objective": {"clipped": {}}, "correction": {"token_truncate": {"cap": 2.0}}},
     "CISPO": {"objective": {"cispo": {}}, "correction": {"token_truncate": {"cap": 2.0}}},
+    "CISPO, cap 1.2": {"objective": {"cispo": {"high": 0.2}}, "correction": {"token_truncate": {"cap": 2.0}}},
     "CPGD": {"objective": {"cpgd": {}}, "correction": {"token_truncate": {"cap": 2.0}}},
 }
 
