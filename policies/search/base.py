@@ -70,11 +70,15 @@ class Judge(Protocol):
 
 @dataclass(frozen=True)
 class Problem:
-    """`prompt`: what the ports understand. `answer_key`: which answers count as the same (majority); None: equal text."""
+    """`prompt`: what the ports understand. `answer_key`: which answers count as the same (majority); None: equal text.
+
+    `encode`: token ids of text that a strategy puts into an answer; None where steps carry none.
+    """
 
     prompt: Any
     seed: int = 0
     answer_key: Callable[[str], str] | None = None
+    encode: Callable[[str], Sequence[int]] | None = None
 
     def key(self, answer: str) -> str:
         return self.answer_key(answer) if self.answer_key else answer.strip()
@@ -90,6 +94,15 @@ class Limits:
     good_enough: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something that a strategy did and a person would want to know: what (`kind`), at which step from 0, and why."""
+
+    kind: str
+    step: int
+    reason: str
+
+
 @dataclass
 class Result:
     """`chosen` is None when no complete answer may be given; `ended` says why the search ended."""
@@ -98,7 +111,7 @@ class Result:
     chosen: Node | None
     spent: Spent
     ended: str
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
 
     @property
     def text(self) -> str | None:
@@ -114,7 +127,7 @@ class Search:
         self.problem, self.combination, self.limits = problem, combination, limits
         self.tree = Tree()
         self.spent = Spent(budget)
-        self.notes: list[str] = []
+        self.notes: list[Note] = []
         self._sampler, self._judge = sampler, judge
 
     @property
@@ -163,6 +176,14 @@ class Search:
         self.spent.calls += 1
         for node, scores in zip(nodes, answers, strict=True):
             self._score(node, scores)
+
+    def insert(self, parent: Node, text: str, final: bool = False) -> Node:
+        """Puts text that the policy did not write under `parent`. It is not judged: it has its parent's scores."""
+        tokens = tuple(self.problem.encode(text)) if self.problem.encode else ()
+        node = self.tree.add(parent, Step(text, tokens, final=final, own=False))
+        node.scores, node.score = dict(parent.scores), parent.score
+        node.fate = "final" if final else "open"
+        return node
 
     def better(self, nodes: Sequence[Node], count: int) -> list[Node]:
         """The best `count` eligible nodes, best first, the earlier of equals first; the others are marked as pruned."""

@@ -19,6 +19,7 @@ STRATEGIES: Final = {
     "dvts": "safeladder.policies.search.dvts:Dvts",
     "lookahead": "safeladder.policies.search.lookahead:Lookahead",
     "mcts": "safeladder.policies.search.mcts:Mcts",
+    "intervene": "safeladder.policies.search.intervene:Intervene",
 }
 
 

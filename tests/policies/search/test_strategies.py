@@ -16,6 +16,7 @@ from safeladder.policies.search.batching import BatchedJudge, BatchedSampler
 from safeladder.policies.search.scoring import Combination
 
 NAMES = list(registry.STRATEGIES)
+PLAIN = [name for name in NAMES if name != "intervene"]  # which has a fallback to give in any case: its own tests
 PROMPT = "abcdef"
 BOTH = Combination(weights={"knowledge": 0.7, "safety": 0.3}, veto=0.2)
 
@@ -50,7 +51,7 @@ def test_no_budget_is_ever_exceeded(name: str, tokens: int, calls: int, seed: in
     assert found.spent.calls <= calls + 1  # a round that was begun is judged
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PLAIN)
 @given(seed=st.integers(0, 50))
 def test_what_was_vetoed_or_could_not_be_judged_is_never_part_of_the_answer(name: str, seed: int) -> None:
     found = search(name, seed=seed, judge=Reader(blind="z", unsafe="y"))
@@ -63,7 +64,7 @@ def test_what_was_vetoed_or_could_not_be_judged_is_never_part_of_the_answer(name
         assert (node.score is None) == (node.fate == "unscored") or node.fate == "open"
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", PLAIN)
 def test_a_judge_that_always_fails_leaves_nothing_to_choose(name: str) -> None:
     found = search(name, judge=Reader(blind=PROMPT + "xyz"))
     assert found.chosen is None and found.text is None
@@ -92,7 +93,7 @@ def test_searches_beside_others_give_the_answers_that_they_give_alone_in_fewer_c
     assert few * 4 <= many
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "best_of_n"])
+@pytest.mark.parametrize("name", [name for name in PLAIN if name != "best_of_n"])
 def test_step_level_search_under_a_right_judge_beats_one_plain_answer(name: str) -> None:
     def right(found: Result) -> float:
         return sum(a == b for a, b in zip(found.text or "", PROMPT, strict=False)) / len(PROMPT)

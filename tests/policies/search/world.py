@@ -10,7 +10,15 @@ import random
 from collections.abc import Mapping, Sequence
 
 from safeladder.policies.search.base import Draw, Judgement
+from safeladder.policies.search.intervene import CUES
 from safeladder.policies.search.tree import Step
+
+
+def own(text: str) -> str:
+    """An answer without the cues that an intervention put into it."""
+    for cue in CUES.values():
+        text = text.replace(cue, "")
+    return text
 
 
 class Writer:
@@ -26,13 +34,12 @@ class Writer:
 
     def _step(self, request: Draw, index: int) -> Step:
         dice = random.Random(f"{request.seed}/{index}")
-        written = request.text
-        longest = len(request.prompt) if request.whole else len(written) + 1
-        while len(written) < min(longest, len(request.text) + request.max_new_tokens):
-            right = request.prompt[len(written)]
-            written += right if dice.random() < self.skill else dice.choice("xyz")
-        new = written[len(request.text) :]
-        return Step(new, tuple(map(ord, new)), -0.5 * len(new), final=len(written) >= len(request.prompt), version=3)
+        place, new = len(own(request.text)), ""
+        most = len(request.prompt) - place if request.whole else 1
+        while len(new) < min(most, request.max_new_tokens):
+            new += request.prompt[place + len(new)] if dice.random() < self.skill else dice.choice("xyz")
+        final = place + len(new) >= len(request.prompt)
+        return Step(new, tuple(map(ord, new)), -0.5 * len(new), final=final, version=3)
 
 
 class Reader:
@@ -47,9 +54,10 @@ class Reader:
         return [self._scores(request) for request in requests]
 
     def _scores(self, request: Judgement) -> dict[str, float] | None:
-        if any(letter in self.blind for letter in request.text):
+        text = own(request.text)
+        if any(letter in self.blind for letter in text):
             return None
-        right = sum(a == b for a, b in zip(request.text, request.prompt, strict=False)) / max(1, len(request.text))
-        if random.Random(request.text).random() < self.error:
+        right = sum(a == b for a, b in zip(text, request.prompt, strict=False)) / max(1, len(text))
+        if random.Random(text).random() < self.error:
             right = 1 - right
         return {"knowledge": right, "safety": 0.05 if any(letter in self.unsafe for letter in request.last) else 0.95}
