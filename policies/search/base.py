@@ -86,7 +86,10 @@ class Problem:
 
 @dataclass
 class Limits:
-    """`step_tokens` and `answer_tokens`: of one draw, `max_steps`: deepest level. `good_enough`: a final score that ends it."""
+    """`step_tokens`: of one step. `answer_tokens`, `max_steps`: of an answer, which is complete when it reaches one of them.
+
+    `good_enough`: the score of a complete answer that ends the search.
+    """
 
     step_tokens: int = 64
     answer_tokens: int = 512
@@ -153,7 +156,7 @@ class Search:
         allowance = self.spent.allowance(len(nodes) * count, wanted)
         if not nodes or count < 1 or allowance < 1 or self.spent.over():
             return [[] for _ in nodes]
-        requests = [self._request(node, count, allowance, whole) for node in nodes]
+        requests = [self._request(node, count, min(allowance, self._room(node)), whole) for node in nodes]
         answers = await self._sampler.draw(requests)
         self.spent.calls += 1
         children = []
@@ -211,9 +214,13 @@ class Search:
 
     def _add(self, parent: Node, step: Step, whole: bool) -> Node:
         node = self.tree.add(parent, step)
-        if step.final or whole or len(node.place) >= self.limits.max_steps:
+        if step.final or whole or len(node.place) >= self.limits.max_steps or self._room(node) < 1:
             node.fate = "final"
         return node
+
+    def _room(self, node: Node) -> int:
+        """Tokens that an answer may still have after `node`."""
+        return self.limits.answer_tokens - sum(len(each.step.token_ids) for each in self.tree.path(node))
 
     def _score(self, node: Node, scores: Mapping[str, float] | None) -> None:
         if scores is None or not self.combination.weights.keys() <= scores.keys():
