@@ -81,7 +81,7 @@ def test_a_repeated_partial_is_recognised_while_another_works_on_it() -> None:
 def test_a_wrong_partial_is_refused_and_counts_as_an_attempt(
     partial: codec.Parcel, how: dict[str, bool], why: str
 ) -> None:
-    talk, generator = begin(max_attempts=3)
+    _, generator = begin(max_attempts=3)
     ack = generator.fail(generator.lease("w0"), "stopping", partial=partial, **how)
     assert (ack.status, why in ack.detail) == ("refused", True)
     again = generator.leases[generator.lease("w0")]
