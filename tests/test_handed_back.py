@@ -54,13 +54,13 @@ def test_a_generator_that_is_stopped_in_the_middle_loses_no_token(tmp_path: Path
     with Running(
         tmp_path,
         "hub.durability=full",
-        "sampling.max_new_tokens=150",
-        "learner.steps=5",
+        "sampling.max_new_tokens=100",
+        "learner.steps=4",
         "pools.searcher.replicas=0",
         "pools.generator.restart={max: 20, per_s: 600, backoff_s: 0.1}",
     ) as running:
-        running.until(Interrupter(running).strike)
-        assert running.wait() == 0, running.said()
+        running.until(Interrupter(running).strike, deadline_s=240.0)
+        assert running.wait(240.0) == 0, running.said()
         handed = running.events("generator", "group.handed_back")
         continued = running.events("generator", "group.continued")
         generated = {event["id"]: event for event in running.events("generator", "group.generated")}
