@@ -54,7 +54,7 @@ class Generator(Actor):
             max_sequences=self.options.max_sequences,
             max_tokens=self.options.max_tokens,
         )
-        self._engine.start()
+        await self._engine.start()
         self._version_changed = asyncio.Condition()
         self._wanted: Mapping[str, Any] | None = self.link.state.get("policy")
         self._published = asyncio.Event()
