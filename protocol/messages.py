@@ -126,6 +126,9 @@ class Group(Struct, tag="group", omit_defaults=True):
     versions               int32        [N]   generator; the weight version that sampled each token
     reference_logprobs     float32      [N]   reference
     =====================  ===========  ====  =======================================================================
+
+    A group that waits for a generator with completions is partly generated: those with finish "abort" are to be continued
+    from the tokens they have, the others are complete.
     """
 
     record: Record
@@ -287,7 +290,9 @@ class Done(Struct, tag="done"):
 class Fail(Struct, tag="fail"):
     """Gives a lease back. `retry`: queue it again at this stop, up to the limit of attempts. `restart`: from its first stop.
 
-    `returned` says that the worker never tried (it is stopping): the attempt does not count.
+    `returned` says that nothing is wrong with the work (the worker is stopping): the attempt does not count.
+    `partial` is what the work has become so far: same id, route and stop, new payload and arrays. It takes the place of the
+    work in its queue, in the step that closes the lease. Not together with `restart`, or where nothing is queued again.
     """
 
     request: Name
@@ -296,6 +301,7 @@ class Fail(Struct, tag="fail"):
     retry: bool = True
     restart: bool = False
     returned: bool = False
+    partial: Work | None = None
 
 
 class Publish(Struct, tag="publish"):
