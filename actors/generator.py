@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safeladder.actors.actor import Actor, ActorError, Delivery, HandBack, Output, Postpone
+import msgspec
+
+from safeladder.actors.actor import Actor, ActorError, Delivery, HandBack, Output, Postpone, Reject
 from safeladder.actors.continuation import Misfit, output, sequences_of, tokens, unfinished, version_range
 from safeladder.policies.engines.base import EngineError, GeneratedSequence
 from safeladder.protocol import messages as m
@@ -108,9 +110,14 @@ class Generator(Actor):
         group = delivery.group
         if not await self._unless_stopping(self._recent_enough(group.min_version)):
             raise Postpone("the worker is stopping")
-        policy = self.config.policy
-        shots = [(shot.user, shot.assistant) for shot in policy.shots]
-        prompt_ids = encode_prompt(self._tokenizer, question(group.record), group.system, group.prefix, shots)
+        if (
+            "prompt_ids" in delivery.arrays
+        ):  # of a search, which continues exactly these, or of a group that was handed back
+            prompt_ids = delivery.arrays["prompt_ids"].tolist()
+        else:
+            policy = self.config.policy
+            shots = earlier_turns(group.record) or [(shot.user, shot.assistant) for shot in policy.shots]
+            prompt_ids = encode_prompt(self._tokenizer, question(group.record), group.system, group.prefix, shots)
         sequences = self._begun(delivery, prompt_ids)
         kept = tokens(sequences)
         since = asyncio.get_running_loop().time()
@@ -193,6 +200,16 @@ class Generator(Actor):
 
     async def stop(self) -> None:
         await self._engine.stop()
+
+
+def earlier_turns(record: m.Record) -> list[tuple[str, str]]:
+    """The turns before the prompt, as (user, assistant) pairs: what `extra["turns"]` holds of a conversation."""
+    turns = msgspec.convert(record.extra.get("turns", []), list[m.Turn])
+    contents = [turn.content for turn in turns]
+    roles = [turn.role for turn in turns]
+    if roles != ["user", "assistant"] * (len(roles) // 2):
+        raise Reject(f"{record.id!r}: earlier turns are pairs of user and assistant, these are {roles}")
+    return list(zip(contents[::2], contents[1::2], strict=True))
 
 
 def question(record: m.Record) -> str:

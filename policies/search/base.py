@@ -56,6 +56,9 @@ class Judgement:
     final: bool
 
 
+Watch = Callable[[Node], None]
+
+
 class Sampler(Protocol):
     """Draws steps: `count` for each request, in order, or an exception for the whole call."""
 
@@ -125,9 +128,17 @@ class Search:
     """One search: ports, budget, tree. Made by `Strategy.search`."""
 
     def __init__(
-        self, problem: Problem, sampler: Sampler, judge: Judge, combination: Combination, budget: Budget, limits: Limits
+        self,
+        problem: Problem,
+        sampler: Sampler,
+        judge: Judge,
+        combination: Combination,
+        budget: Budget,
+        limits: Limits,
+        watch: Watch | None = None,
     ) -> None:
         self.problem, self.combination, self.limits = problem, combination, limits
+        self._watch = watch
         self.tree = Tree()
         self.spent = Spent(budget)
         self.notes: list[Note] = []
@@ -179,6 +190,7 @@ class Search:
         self.spent.calls += 1
         for node, scores in zip(nodes, answers, strict=True):
             self._score(node, scores)
+            self._show(node)
 
     def insert(self, parent: Node, text: str, final: bool = False) -> Node:
         """Puts text that the policy did not write under `parent`. It is not judged: it has its parent's scores."""
@@ -186,6 +198,7 @@ class Search:
         node = self.tree.add(parent, Step(text, tokens, final=final, own=False))
         node.scores, node.score = dict(parent.scores), parent.score
         node.fate = "final" if final else "open"
+        self._show(node)
         return node
 
     def better(self, nodes: Sequence[Node], count: int) -> list[Node]:
@@ -200,6 +213,10 @@ class Search:
         """The seed of `node`'s children from number `index` on: of the search's seed and of places, nothing else."""
         place = ",".join(map(str, (self.problem.seed, *node.place, index)))
         return int.from_bytes(blake2b(place.encode(), digest_size=6, key=b"safeladder.search.1").digest(), "little")
+
+    def _show(self, node: Node) -> None:
+        if self._watch is not None:
+            self._watch(node)
 
     def _request(self, node: Node, count: int, tokens: int, whole: bool) -> Draw:
         return Draw(
@@ -254,9 +271,13 @@ class Strategy(ABC):
         combination: Combination | None = None,
         budget: Budget | None = None,
         limits: Limits | None = None,
+        watch: Watch | None = None,
     ) -> Result:
-        """Searches and returns the tree with what was chosen. What a port raises is raised here."""
-        search = Search(problem, sampler, judge, combination or Combination(), budget or Budget(), limits or Limits())
+        """Searches and returns the tree with what was chosen. `watch` sees each node once it is judged. What a port
+        raises is raised here."""
+        search = Search(
+            problem, sampler, judge, combination or Combination(), budget or Budget(), limits or Limits(), watch
+        )
         await self.run(search)
         chosen = self.choose(search)
         ended = search.stopped or ("complete" if chosen else "nothing may be chosen")
