@@ -38,8 +38,9 @@ class BoxedRule(Verifier):
     r"""1 when the last `\boxed{...}` of the answer equals the reference, else 0.
 
     Without a box, the last number of the answer stands in for it when `last_number` is on. Plain numbers are compared as exact
-    fractions, with or without a unit, a percentage as a share or as its number; anything else by math-verify (symbolic equality). Abstains without a reference and on formulas that would cost
-    without bound. A list as reference accepts any of its members.
+    fractions, with a unit or without, a percentage as a share or as its number; anything else by math-verify (symbolic
+    equality). Abstains without a reference and on formulas that would cost without bound. A list as reference accepts any of
+    its members.
     """
 
     name = "boxed"

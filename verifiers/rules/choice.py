@@ -27,7 +27,7 @@ _WAYS = (
     r"(?<![a-zA-Z])([LETTERS])[*_)）\]】]*\s*(?:选?项)?\s*(?:是|为)?\s*(?:正确|对的|最佳|最合适)",
     r"(?<![a-zA-Z])([LETTERS])[*_)\]]*\s+(?i:is|seems|must be)\s+(?i:the\s+)?(?i:right|correct|best|most)\b",
     rf"(?i:go with|choose|chose|pick|select|opt for)\s+(?i:option\s+)?{_OPEN}([LETTERS]){_ENDS}",
-    rf"(?i:go with|choose|pick|select)\s+(?i:option\s+)?[(\[\"']([letters])[)\]\"']",
+    r"(?i:go with|choose|pick|select)\s+(?i:option\s+)?[(\[\"']([letters])[)\]\"']",
     rf"(?i:\bso|\bthus|\btherefore|\bhence|\bit is|\bit's)[,:]?\s+{_OPEN}([LETTERS]){_CLOSED}",
     rf"(?:所以|因此|故|它是|我认为是|应该是)[,，:：]?\s*(?:是|选)?\s*{_OPEN}([LETTERS])(?![a-zA-Z])",
     rf"\A\s*{_OPEN}([LETTERS]){_CLOSED}",
