@@ -350,22 +350,26 @@ def model_bytes(config: Config) -> int:
 
 def data(config: Config) -> Findings:
     """The task files are there and can be read, and every record belongs to a family of the recipe."""
-    for index, source in enumerate(config.data.tasks):
-        if source != "embedded" and not Path(source).expanduser().is_file():
-            yield Finding("error", f"data.tasks[{index}]", f"there is no file {source}")
-            return
-    if not config.data.tasks:
+    sources, known = config.data.tasks, config.recipe.families
+    absent = [
+        index
+        for index, source in enumerate(sources)
+        if source != "embedded" and not Path(source).expanduser().is_file()
+    ]
+    for index in absent:
+        yield Finding("error", f"data.tasks[{index}]", f"there is no file {sources[index]}")
+    if not sources:
         yield Finding("error", "data.tasks", "is empty; `embedded` is the set that comes with the package")
+    if absent or not sources:
         return
     try:
-        records = tasks.read(config.data.tasks)
+        labels = Counter(record.label for record in tasks.read(sources))
     except ConfigError as error:
         yield Finding("error", "data.tasks", str(error))
         return
-    known = config.recipe.families
-    for label, count in Counter(record.label for record in records).items():
-        if label not in known and known:
-            message = f"no such family, and {count} records have this label{nearest(label, list(known))}"
+    for label, count in labels.items() if known else ():
+        if label not in known:
+            message = f"is no family, but {count} records have this label{nearest(label, list(known))}"
             yield Finding("error", f"recipe.families.{label}", message)
 
 

@@ -30,8 +30,9 @@ _RANGES = {
     "thai": "\u0e00-\u0e7f",
     "latin": "a-zA-Z\u00c0-\u024f\u1e00-\u1eff",
 }
-# A unit of a script that is written without spaces is one character, of all others one word.
-_UNIT = re.compile("|".join(f"(?P<{s}>[{r}]{'' if s in ('han', 'kana') else '+'})" for s, r in _RANGES.items()))
+# A unit is a word, or of a script that is written without spaces a character, of Thai about as many as make a word.
+_SIZE = {"han": "", "kana": "", "thai": "{1,4}"}
+_UNIT = re.compile("|".join(f"(?P<{s}>[{r}]{_SIZE.get(s, '+')})" for s, r in _RANGES.items()))
 
 _SCRIPT = {
     "ja": "kana", "ko": "hangul", "ru": "cyrillic", "uk": "cyrillic", "bg": "cyrillic", "ar": "arabic", "fa": "arabic", "ur": "arabic",

@@ -37,6 +37,7 @@ _IDLE = (
     "image picture photo photograph figure diagram chart graph plot screenshot drawing illustration map scene"
 )
 _EMPTY = frozenset(_IDLE.split())
+_IDLE_HAN = frozenset("一二两三几个只条张把位些的了着在是有和与很图像表画面片照中里上内可以能看到见显示展这那我们")
 
 
 class VisualFocusRule(Verifier):
@@ -88,8 +89,11 @@ def description(record: Record) -> str:
 
 
 def _content(text: str) -> frozenset[str]:
-    """Words that say something, without a plural s, and every two Chinese characters running."""
+    """Words that say something, without a plural s, and every two such Chinese characters running."""
     found = words(text)
     single = {word.removesuffix("s") for word in found if word not in _EMPTY and not _HAN.match(word)}
-    pairs = {a + b for a, b in pairwise(found) if _HAN.match(a) and _HAN.match(b)}
+    spoken = [_HAN.match(word) is not None and word not in _IDLE_HAN for word in found]
+    pairs = {
+        a + b for (a, b), (first, second) in zip(pairwise(found), pairwise(spoken), strict=True) if first and second
+    }
     return frozenset(single | pairs)
