@@ -113,6 +113,7 @@ class Stepper:
         """The requests of that name, waiting or running."""
         return [request for request in [*self.waiting, *self.running] if request.name == name]
 
+    @torch.inference_mode()
     def abort(self, request: Request) -> None:
         """Ends a request, waiting or running; what it has so far stays in its rows."""
         self.waiting.remove(request)
