@@ -9,16 +9,22 @@ with the weights it has. If this process dies, the hub gives its groups to anoth
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
 from safeladder.actors.actor import Actor, ActorError, Delivery, Output, Postpone
+from safeladder.launch.rundir import RunDirectory
 from safeladder.protocol import messages as m
+from safeladder.protocol.keys import ensure_secret, load_secret, load_worker
+
+if TYPE_CHECKING:
+    from safeladder.actors.weight_source import WeightSource
 
 
 class Generator(Actor):
@@ -28,12 +34,18 @@ class Generator(Actor):
 
     @dataclass
     class Options:
-        """`engine`: a name of `policies/engines`. `max_sequences`, `max_tokens`: rows and KV tokens in the batch at once."""
+        """`engine`: a name of `policies/engines`. `max_sequences`, `max_tokens`: rows and KV tokens in the batch at once.
+
+        pull_weights: from the learner's server (`weights.serve`) also where its folder can be seen. attest_s: for an engine
+        to score the probe of a publication.
+        """
 
         engine: str = "transformers"
         max_sequences: int = 16
         max_tokens: int = 16384
         version_wait_s: float = 300.0
+        pull_weights: bool = False
+        attest_s: float = 60.0
 
     async def start(self) -> None:
         from safeladder.policies import model
@@ -42,6 +54,7 @@ class Generator(Actor):
         policy = self.config.policy
         path = await asyncio.to_thread(model.resolve, policy.model, policy.cache and Path(policy.cache))
         self._tokenizer = await asyncio.to_thread(model.load_tokenizer, path)
+        self._source: WeightSource | None = None
         self._engine = await asyncio.to_thread(
             create,
             self.options.engine,
@@ -52,7 +65,12 @@ class Generator(Actor):
             max_tokens=self.options.max_tokens,
         )
         self._engine.start()
+        self._engine.weights_key = await asyncio.to_thread(
+            ensure_secret, RunDirectory(self.context.directory).weights_key
+        )
         self._version_changed = asyncio.Condition()
+        self._attested = asyncio.Event()  # cleared while a new version has not proved itself: no sample leaves meanwhile
+        self._attested.set()
         self._wanted: Mapping[str, Any] | None = self.link.state.get("policy")
         self._published = asyncio.Event()
         self._published.set()
@@ -83,22 +101,80 @@ class Generator(Actor):
                 news.cancel()
 
     async def _take(self, wanted: Mapping[str, Any] | None) -> None:
-        """Loads a publication between two decode steps. One that has been retired meanwhile is passed over."""
+        """Loads a publication between two decode steps and has the engine prove that it has. One that has been retired
+        meanwhile, or is refused, is passed over: the engine stays as it was. One that was loaded and does not compute what the
+        learner does ends this process, since an engine does not go back. Raises ActorError."""
         from safeladder.policies.engines.base import EngineError
         from safeladder.policies.weights import WeightsError
 
         if not wanted or not wanted.get("directory") or wanted["version"] <= self._engine.version:
             return
+        version, loop = wanted["version"], asyncio.get_running_loop()
+        begun = loop.time()
+        source = self._weights()
+        self._attested.clear()
         try:
-            begun = asyncio.get_running_loop().time()
-            await self._engine.load_weights(Path(wanted["directory"]), wanted["version"])
+            path = await asyncio.to_thread(source.find, wanted)
+            found = loop.time()
+            await self._engine.load_weights(path, version)
+            loaded = loop.time()
+            await self._attest(path, version)
         except (WeightsError, EngineError) as error:
-            self.log.warning("weights.refused", version=wanted["version"], error=str(error))
+            self.log.warning("weights.refused", version=version, error=str(error))
+            if self._engine.version == version:
+                raise ActorError(f"version {version} is loaded and refused, and there is no way back: {error}") from error
+            await asyncio.to_thread(source.settle, version, False)
+            self._attested.set()
             return
-        seconds = asyncio.get_running_loop().time() - begun
-        self.log.info("weights.loaded", version=wanted["version"], seconds=round(seconds, 3))
+        self._attested.set()
+        await asyncio.to_thread(source.settle, version, True)
+        self.log.info(
+            "weights.loaded",
+            version=version,
+            find_s=round(found - begun, 3),
+            load_s=round(loaded - found, 3),
+            attest_s=round(loop.time() - loaded, 3),
+            seconds=round(loop.time() - begun, 3),
+        )
         async with self._version_changed:
             self._version_changed.notify_all()
+
+    def _weights(self) -> WeightSource:
+        """Made with the first publication: from then on the run has its secret."""
+        if self._source is None:
+            from safeladder.actors.weight_source import WeightSource
+
+            run = RunDirectory(self.context.directory)
+            keys, name = self.config.hub.keys, self.context.name
+            home = run.weights / f"pulled-{name.replace('/', '-')}"
+            self._source = WeightSource(
+                home,
+                self._engine.weights_key,
+                load_worker(Path(keys), name) if keys else None,
+                self.options.pull_weights,
+            )
+        return self._source
+
+    async def _attest(self, path: Path, version: int) -> None:
+        """Compares what the engine makes of the publication's probe with what the learner did. Raises WeightsError."""
+        from safeladder.policies.weights import WeightsError, attestation, read_manifest
+
+        section, dtype = self.config.weights, self.config.policy.dtype
+        if not section.canary:
+            return
+        probes = read_manifest(path, self._engine.weights_key).probes
+        if not probes:
+            raise WeightsError(f"version {version} came without a probe, and weights.canary asks for one")
+        tolerance = section.canary_tolerance or attestation.tolerance(dtype, section.dtype or dtype)
+        try:
+            async with asyncio.timeout(self.options.attest_s):
+                scores = [await self._engine.score(probe.prompt_ids, probe.completion_ids) for probe in probes]
+            found = attestation.compare(probes, scores, tolerance)
+        except (TimeoutError, ValueError) as error:
+            raise WeightsError(f"the engine cannot score the probe of version {version}: {error!r}") from error
+        self.log.info("weights.attested", version=version, passed=found.passed, **dataclasses.asdict(found))
+        if not found.passed:
+            raise WeightsError(f"the engine does not compute version {version}: {found}")
 
     async def handle(self, delivery: Delivery) -> Output:
         from safeladder.policies.model import encode_prompt
@@ -110,6 +186,7 @@ class Generator(Actor):
         prompt_ids = encode_prompt(self._tokenizer, question(group.record), group.system, group.prefix, shots)
         begun = asyncio.get_running_loop().time()
         sequences = await self._engine.generate(prompt_ids, group.sampling, delivery.work.lane, delivery.id)
+        await self._attested.wait()  # bounded by `_take`, which ends this process where a version fails
         seconds = asyncio.get_running_loop().time() - begun
         completions = [
             m.Completion(self._tokenizer.decode(sequence.token_ids, skip_special_tokens=True), sequence.finish)
@@ -138,7 +215,7 @@ class Generator(Actor):
     async def _recent_enough(self, version: int) -> None:
         try:
             async with asyncio.timeout(self.options.version_wait_s), self._version_changed:
-                await self._version_changed.wait_for(lambda: self._engine.version >= version)
+                await self._version_changed.wait_for(lambda: self._attested.is_set() and self._engine.version >= version)
         except TimeoutError:
             waited_s = self.options.version_wait_s
             raise Postpone(
@@ -146,6 +223,8 @@ class Generator(Actor):
             ) from None
 
     async def stop(self) -> None:
+        if self._source is not None:
+            self._source.stop.set()
         await self._engine.stop()
 
 
