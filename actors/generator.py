@@ -21,7 +21,7 @@ import numpy as np
 from safeladder.actors.actor import Actor, ActorError, Delivery, Output, Postpone
 from safeladder.launch.rundir import RunDirectory
 from safeladder.protocol import messages as m
-from safeladder.protocol.keys import ensure_secret, load_secret, load_worker
+from safeladder.protocol.keys import ensure_secret, load_worker
 
 if TYPE_CHECKING:
     from safeladder.actors.weight_source import WeightSource
@@ -69,8 +69,7 @@ class Generator(Actor):
             ensure_secret, RunDirectory(self.context.directory).weights_key
         )
         self._version_changed = asyncio.Condition()
-        self._attested = asyncio.Event()  # cleared while a new version has not proved itself: no sample leaves meanwhile
-        self._attested.set()
+        self._proved = self._engine.version  # the newest version that computes what the learner does
         self._wanted: Mapping[str, Any] | None = self.link.state.get("policy")
         self._published = asyncio.Event()
         self._published.set()
@@ -112,9 +111,8 @@ class Generator(Actor):
         version, loop = wanted["version"], asyncio.get_running_loop()
         begun = loop.time()
         source = self._weights()
-        self._attested.clear()
         try:
-            path = await asyncio.to_thread(source.find, wanted)
+            path = await self._found(source, wanted)
             found = loop.time()
             await self._engine.load_weights(path, version)
             loaded = loop.time()
@@ -122,11 +120,11 @@ class Generator(Actor):
         except (WeightsError, EngineError) as error:
             self.log.warning("weights.refused", version=version, error=str(error))
             if self._engine.version == version:
-                raise ActorError(f"version {version} is loaded and refused, and there is no way back: {error}") from error
+                raise ActorError(
+                    f"version {version} is loaded and refused, and there is no way back: {error}"
+                ) from error
             await asyncio.to_thread(source.settle, version, False)
-            self._attested.set()
             return
-        self._attested.set()
         await asyncio.to_thread(source.settle, version, True)
         self.log.info(
             "weights.loaded",
@@ -137,7 +135,18 @@ class Generator(Actor):
             seconds=round(loop.time() - begun, 3),
         )
         async with self._version_changed:
+            self._proved = version
             self._version_changed.notify_all()
+
+    async def _found(self, source: WeightSource, wanted: Mapping[str, Any]) -> Path:
+        """Where the publication is; a pull under way ends when this process is to stop."""
+        finding = asyncio.create_task(asyncio.to_thread(source.find, wanted))
+        stop = asyncio.create_task(self.stopping.wait())
+        await asyncio.wait({finding, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if not finding.done():
+            source.stop.set()
+        stop.cancel()
+        return await finding
 
     def _weights(self) -> WeightSource:
         """Made with the first publication: from then on the run has its secret."""
@@ -186,7 +195,8 @@ class Generator(Actor):
         prompt_ids = encode_prompt(self._tokenizer, question(group.record), group.system, group.prefix, shots)
         begun = asyncio.get_running_loop().time()
         sequences = await self._engine.generate(prompt_ids, group.sampling, delivery.work.lane, delivery.id)
-        await self._attested.wait()  # bounded by `_take`, which ends this process where a version fails
+        # What a version has sampled stays here until it has proved itself.
+        await self._recent_enough(max((max(s.versions, default=0) for s in sequences), default=0))
         seconds = asyncio.get_running_loop().time() - begun
         completions = [
             m.Completion(self._tokenizer.decode(sequence.token_ids, skip_special_tokens=True), sequence.finish)
@@ -215,16 +225,12 @@ class Generator(Actor):
     async def _recent_enough(self, version: int) -> None:
         try:
             async with asyncio.timeout(self.options.version_wait_s), self._version_changed:
-                await self._version_changed.wait_for(lambda: self._attested.is_set() and self._engine.version >= version)
+                await self._version_changed.wait_for(lambda: self._proved >= version)
         except TimeoutError:
             waited_s = self.options.version_wait_s
-            raise Postpone(
-                f"version {version} did not come in {waited_s} s, this engine has {self._engine.version}"
-            ) from None
+            raise Postpone(f"version {version} did not come in {waited_s} s, this engine has {self._proved}") from None
 
     async def stop(self) -> None:
-        if self._source is not None:
-            self._source.stop.set()
         await self._engine.stop()
 
 

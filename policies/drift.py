@@ -75,4 +75,9 @@ def measure(pairs: Iterable[tuple[Tensor, Tensor]]) -> Drift | None:
     outside = ~((ratio >= NEAR[0]) & (ratio <= NEAR[1]))
     size = difference.abs()
     worst = float(size.max())
-    return Drift(len(difference), float(size.mean()), worst if not math.isnan(worst) else math.inf, float(outside.double().mean()))
+    return Drift(
+        len(difference),
+        float(size.mean()),
+        worst if not math.isnan(worst) else math.inf,
+        float(outside.double().mean()),
+    )

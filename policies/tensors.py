@@ -120,9 +120,7 @@ def write(
     return f"sha256:{digest.hexdigest()}"
 
 
-def header(
-    kinds: Mapping[str, tuple[torch.dtype, Sequence[int]]], metadata: Mapping[str, str] | None = None
-) -> bytes:
+def header(kinds: Mapping[str, tuple[torch.dtype, Sequence[int]]], metadata: Mapping[str, str] | None = None) -> bytes:
     """What a safetensors file of tensors of these types and shapes, in this order, begins with."""
     entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     offset = 0

@@ -39,9 +39,7 @@ class ChunkServer:
         if self._authenticator:
             self._authenticator.start()
         try:
-            self._socket = sockets.bind_hub(
-                self._context, endpoint, keys, "the server of weights", depth=chunks.CREDIT
-            )
+            self._socket = sockets.bind_hub(self._context, endpoint, keys, "the server of weights", depth=chunks.CREDIT)
         except sockets.EndpointError:
             self._end()
             raise
@@ -100,8 +98,7 @@ def pull(
     OSError from the disk.
     """
     with file.open("ab") as out:
-        came = _pulled(endpoint, chunks.Pull(name, out.tell(), limit), out.fileno(), keys, silence_s, stop)
-    return came
+        return _pulled(endpoint, chunks.Pull(name, out.tell(), limit), out.fileno(), keys, silence_s, stop)
 
 
 def _pulled(

@@ -26,7 +26,7 @@ from msgspec import Meta, Struct
 
 MAX_PIECE_BYTES: Final = 4 * 2**20  # measured best among 256 KiB to 16 MiB
 CREDIT: Final = 8
-RESEND_S: Final = 3.0
+RESEND_S: Final = 2.0
 # A file of a publication and nothing else: no path can be made of this that leaves the folder.
 SERVED: Final = re.compile(r"v\d{8,12}/(manifest\.json|model\.safetensors|delta\.safetensors)")
 
@@ -38,7 +38,7 @@ class ChunkError(RuntimeError):
 
 
 class Ask(Struct, tag="ask", frozen=True):
-    ticket: Annotated[int, Meta(ge=0, lt=2**63)]
+    ticket: Annotated[int, Meta(ge=0, lt=2**62)]
     name: Annotated[str, Meta(max_length=64)]
     offset: Annotated[int, Meta(ge=0, lt=2**50)]
     length: Annotated[int, Meta(ge=1, le=MAX_PIECE_BYTES)]

@@ -80,8 +80,10 @@ def load_server(directory: Path, name: str) -> HubKeys:
 def ensure_secret(path: Path) -> bytes:
     """The secret of 32 bytes in the file `path`, made where there is none. Raises KeyFileError."""
     if not path.exists():
-        with contextlib.suppress(KeyFileError):  # another process may have been faster
-            _write(path, {"secret": secrets.token_hex(32)})
+        fresh = _write(path.with_name(f".{path.name}-{secrets.token_hex(4)}"), {"secret": secrets.token_hex(32)})
+        with contextlib.suppress(FileExistsError):  # another process was faster: its secret stands
+            os.link(fresh, path)  # all of it or nothing
+        fresh.unlink()
     return load_secret(path)
 
 

@@ -73,6 +73,8 @@ class TransformersEngine(Engine):
         self._stepper = Stepper(model, tokenizer, max_sequences=max_sequences, max_tokens=max_tokens, version=version)
         self._inbox: queue.SimpleQueue[_Submit | _Abort | _Swap | _Stop] = queue.SimpleQueue()
         self._names = itertools.count()
+        self._weights: weights.Reader | None = None
+        self._loading = asyncio.Lock()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._ended: Future[None] = Future()
         self._error: BaseException | None = None
@@ -135,12 +137,18 @@ class TransformersEngine(Engine):
         if version == self.version:
             return
         # Verifying and mapping half a gigabyte takes about half a second; decoding goes on meanwhile.
-        manifest, tensors = await asyncio.to_thread(weights.read_tensors, path)
-        if manifest.version != version:
-            raise EngineError(f"{path} holds version {manifest.version}, asked for was {version}")
-        future: Future[None] = Future()
-        self._post(_Swap(tensors, version, future))
-        await asyncio.wrap_future(future)
+        async with self._loading:  # the reader's memory is one version's until the swap is over
+            manifest, tensors = await asyncio.to_thread(self._reader().read, path)
+            if manifest.version != version:
+                raise EngineError(f"{path} holds version {manifest.version}, asked for was {version}")
+            future: Future[None] = Future()
+            self._post(_Swap(tensors, version, future))
+            await asyncio.wrap_future(future)
+
+    def _reader(self) -> weights.Reader:
+        if self._weights is None:
+            self._weights = weights.Reader(self.weights_key)
+        return self._weights
 
     def statistics(self) -> dict[str, float]:
         return {**self._stepper.statistics, **self._stepper.gauges(), "version": float(self.version)}

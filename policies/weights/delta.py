@@ -9,12 +9,14 @@ tensor with a change two things are stored:
     what    the difference of the bit patterns as integers, modulo 2^bits and folded to small numbers (0, -1, 1, -2, ... ->
             0, 1, 2, 3, ...), split into planes: all lowest bytes first, then all second ones, ...
 
-whichever of the three is smallest before compression; where a sample of the elements has mostly changed, "all" without counting. A step of an optimizer at a small learning rate moves most elements of a
-bfloat16 tensor by no bit and the others by one unit in the last place, so that `where` is short and `what` hardly
-anything; in float32 nearly everything moves, and what is saved are the upper planes, which are zero. Each piece is then compressed
-by zlib (level 1, runs and Huffman only: on these pieces smaller than its search for repetitions, and twice as fast; zstd at level 1
-was four times as fast and no smaller, which was not worth a dependency), and stored as it is where that gains nothing: the first
-byte of a piece says which.
+whichever of the three is smallest before compression; where a sample of the elements has mostly changed, "all" without
+counting. A step of an optimizer at a small learning rate moves most elements of a bfloat16 tensor by no bit and the others by one
+unit in the last place, so that `where` is short and `what` hardly anything; in float32 nearly everything moves, and what is saved
+are the upper planes, which are zero.
+
+Each piece is then compressed by zlib (level 1, runs and Huffman only: on these pieces smaller than its search for repetitions, and
+twice as fast; zstd at level 1 was four times as fast and no smaller, which was not worth a dependency), and stored as it is where
+that gains nothing: the first byte of a piece says which.
 """
 
 from __future__ import annotations
@@ -49,7 +51,11 @@ def difference(old: Bits, new: Bits) -> dict[str, bytes]:
     if not len(changed):
         return {}
     gaps = _gap_count(changed)
-    kinds: dict[Where, int] = {"gaps": gaps, "mask": (len(new) + 7) // 8, "all": (len(new) - len(changed)) * new.itemsize}
+    kinds: dict[Where, int] = {
+        "gaps": gaps,
+        "mask": (len(new) + 7) // 8,
+        "all": (len(new) - len(changed)) * new.itemsize,
+    }
     where = min(kinds, key=lambda kind: kinds[kind])
     if where == "all":
         return {"all": _packed_values(new - old)}

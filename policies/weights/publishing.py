@@ -79,7 +79,9 @@ def publish(
     key: bytes | None = None,
 ) -> Manifest:
     """Publishes complete weights once, see `Publisher.publish`."""
-    return Publisher(directory, key, full_every=1).publish(stream_of(weights), version, step=step, created_by=created_by)
+    return Publisher(directory, key, full_every=1).publish(
+        stream_of(weights), version, step=step, created_by=created_by
+    )
 
 
 @dataclass

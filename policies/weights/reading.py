@@ -69,7 +69,9 @@ class Reader:
         made = folder(directory, manifest.version)
         if not made.exists():
             stream = Stream({name: Part.of(tensor) for name, tensor in tensors.items()}, in_order=True)
-            Publisher(directory, self._key).publish(stream, manifest.version, step=manifest.step, probes=manifest.probes)
+            Publisher(directory, self._key).publish(
+                stream, manifest.version, step=manifest.step, probes=manifest.probes
+            )
             retire(directory, 1, key=self._key)
         return made
 
