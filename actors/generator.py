@@ -64,10 +64,10 @@ class Generator(Actor):
             max_sequences=self.options.max_sequences,
             max_tokens=self.options.max_tokens,
         )
-        self._engine.start()
         self._engine.weights_key = await asyncio.to_thread(
             ensure_secret, RunDirectory(self.context.directory).weights_key
         )
+        await self._engine.start()
         self._version_changed = asyncio.Condition()
         self._proved = self._engine.version  # the newest version that computes what the learner does
         self._wanted: Mapping[str, Any] | None = self.link.state.get("policy")
@@ -194,7 +194,9 @@ class Generator(Actor):
         shots = [(shot.user, shot.assistant) for shot in policy.shots]
         prompt_ids = encode_prompt(self._tokenizer, question(group.record), group.system, group.prefix, shots)
         begun = asyncio.get_running_loop().time()
-        sequences = await self._engine.generate(prompt_ids, group.sampling, delivery.work.lane, delivery.id)
+        sequences = await self._engine.generate(
+            prompt_ids, group.sampling, lane=delivery.work.lane, request=delivery.id
+        )
         # What a version has sampled stays here until it has proved itself.
         await self._recent_enough(max((max(s.versions, default=0) for s in sequences), default=0))
         seconds = asyncio.get_running_loop().time() - begun

@@ -152,7 +152,8 @@ def _values(packed: bytes, count: int, dtype: np.dtype[Any]) -> Bits:
         raise DeltaError(f"{len(packed) - start} bytes follow the last plane")
     folded = octets.reshape(-1).view(np.dtype(f"<u{dtype.itemsize}")).astype(dtype)
     one = dtype.type(1)
-    return (folded >> one) ^ (~(folded & one) + one)
+    values: Bits = (folded >> one) ^ (~(folded & one) + one)
+    return values
 
 
 def _compressed(raw: bytes) -> bytes:

@@ -198,7 +198,8 @@ class Publisher:
             old, new = bits_of(image.tensors[name]), bits_of(tensor)
             pieces |= {f"{name}/{kind}": piece for kind, piece in delta.difference(old, new).items()}
             np.copyto(old, new)
-        return save_arrays({name: np.frombuffer(piece, np.uint8) for name, piece in pieces.items()})
+        content: bytes = save_arrays({name: np.frombuffer(piece, np.uint8) for name, piece in pieces.items()})
+        return content
 
     def _sealed(self, draft: Manifest, base: Manifest | None, size: int, digest: str) -> Manifest:
         rest = {"base": base.version, "base_seal": base.seal} if base else {}
