@@ -2,9 +2,10 @@
 
     python tests/benchmarks/publication.py [--model tiny] [--markdown docs/weights.md]
 
-Real optimizer steps (AdamW, real gradients of a fixed text) make the versions. Each is published into shared memory by the code that the
-learner runs and taken up by the embedded engine, which decodes one sequence all the while, in another thread of this process. Beside each row, in the
-same run, a plain copy of the same bytes from warm memory into warm memory, and a pull of the same publication over loopback TCP.
+Real optimizer steps (AdamW, real gradients of a fixed text) make the versions. Each is published into shared memory by the code that
+the learner runs and taken up by the embedded engine, which decodes one sequence all the while, in another thread of this process.
+Beside each row, in the same run, a plain copy of the engine's weights from warm memory into warm memory, and a pull of the same
+publication over loopback TCP.
 """
 
 from __future__ import annotations
@@ -102,7 +103,7 @@ async def measure(
         held = engine._weights._tensors  # what the reader put together
         exact = all(torch.equal(held[n].view(torch.uint8), t.view(torch.uint8)) for n, t in expected.items())
         row = (rate, dtype, kind, manifest, stream.bytes, learner_s, first_token_s, pause_s)
-        return Row(*row, copied(expected), pulled(home, manifest), exact, found)
+        return Row(*row, copied(states[1]), pulled(home, manifest), exact, found)
     finally:
         await engine.stop()
         shutil.rmtree(home)
@@ -156,9 +157,10 @@ def table(model: str, rows: list[Row]) -> str:
     ]
     threads = torch.get_num_threads()
     return (
-        f"`{model}`, {threads} threads of one {platform.machine()} CPU, torch {torch.__version__}; one run each, shared memory, the engine in "
-        "float32 decoding one sequence meanwhile. Every row was bit exact. `in the learner` is writing, encoding and hashing; `to the first token` begins "
-        "when that ends: verifying, taking up, and the decode step that follows; `decode pause` is the part of it in which no step ran.\n\n"
+        f"`{model}`, {threads} threads of one {platform.machine()} CPU, torch {torch.__version__}; one run each, shared memory, the engine "
+        "in float32 decoding one sequence meanwhile. Every row was bit exact. `in the learner` is writing, encoding and hashing; `to the "
+        "first token` begins when that ends: verifying, taking up, and the decode step that follows; `decode pause` is the part of it in "
+        "which no step ran; `plain copy` is of the engine's weights (float32), which is what a swap has to write at least.\n\n"
         f"{head}" + "\n".join(lines) + "\n"
     )
 
