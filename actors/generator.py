@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +25,7 @@ from safeladder.protocol.keys import ensure_secret, load_worker
 
 if TYPE_CHECKING:
     from safeladder.actors.weight_source import WeightSource
+    from safeladder.policies.weights import Probe
 
 
 class Generator(Actor):
@@ -104,7 +105,7 @@ class Generator(Actor):
         meanwhile, or is refused, is passed over: the engine stays as it was. One that was loaded and does not compute what the
         learner does ends this process, since an engine does not go back. Raises ActorError."""
         from safeladder.policies.engines.base import EngineError
-        from safeladder.policies.weights import WeightsError
+        from safeladder.policies.weights import WeightsError, read_manifest
 
         if not wanted or not wanted.get("directory") or wanted["version"] <= self._engine.version:
             return
@@ -113,10 +114,14 @@ class Generator(Actor):
         source = self._weights()
         try:
             path = await self._found(source, wanted)
+            # Before the engine changes: the folder may be retired while it does, and what lacks a probe must not be loaded.
+            probes = (await asyncio.to_thread(read_manifest, path, self._engine.weights_key)).probes
+            if self.config.weights.canary and not probes:
+                raise WeightsError(f"version {version} came without a probe, and weights.canary asks for one")
             found = loop.time()
             await self._engine.load_weights(path, version)
             loaded = loop.time()
-            await self._attest(path, version)
+            await self._attest(probes, version)
         except (WeightsError, EngineError) as error:
             self.log.warning("weights.refused", version=version, error=str(error))
             if self._engine.version == version:
@@ -164,16 +169,13 @@ class Generator(Actor):
             )
         return self._source
 
-    async def _attest(self, path: Path, version: int) -> None:
+    async def _attest(self, probes: Sequence[Probe], version: int) -> None:
         """Compares what the engine makes of the publication's probe with what the learner did. Raises WeightsError."""
-        from safeladder.policies.weights import WeightsError, attestation, read_manifest
+        from safeladder.policies.weights import WeightsError, attestation
 
         section, dtype = self.config.weights, self.config.policy.dtype
         if not section.canary:
             return
-        probes = read_manifest(path, self._engine.weights_key).probes
-        if not probes:
-            raise WeightsError(f"version {version} came without a probe, and weights.canary asks for one")
         tolerance = section.canary_tolerance or attestation.tolerance(dtype, section.dtype or dtype)
         try:
             async with asyncio.timeout(self.options.attest_s):

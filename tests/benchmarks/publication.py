@@ -1,6 +1,6 @@
 """Publication from learner to generator, measured: full and delta, float32 and bfloat16, at two learning rates.
 
-    python tests/benchmarks/publication.py [--model tiny] [--markdown docs/weights.md]
+    python tests/benchmarks/publication.py [--model tiny] [--rates 1e-6] [--types bfloat16] [--markdown docs/weights.md]
 
 Real optimizer steps (AdamW, real gradients of a fixed text) make the versions. Each is published into shared memory by the code that
 the learner runs and taken up by the embedded engine, which decodes one sequence all the while, in another thread of this process.
@@ -168,13 +168,15 @@ def table(model: str, rows: list[Row]) -> str:
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--model", default="embedded")
+    arguments.add_argument("--rates", type=float, nargs="+", default=RATES)
+    arguments.add_argument("--types", nargs="+", default=["float32", "bfloat16"])
     arguments.add_argument("--markdown", type=Path)
     chosen = arguments.parse_args()
     path = models.resolve(chosen.model)
     rows = []
-    for rate in RATES:
+    for rate in chosen.rates:
         *states, probes = trained(path, rate)
-        for dtype in ("float32", "bfloat16"):
+        for dtype in chosen.types:
             for kind in ("full", "delta"):
                 row = asyncio.run(measure(path, rate, dtype, kind, (states[0], states[1]), probes))
                 if not row.exact:
