@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,11 @@ import msgspec
 
 from safeladder.actors.actor import Actor, ActorError, Delivery, HandBack, Output, Postpone, Reject
 from safeladder.actors.continuation import Misfit, output, sequences_of, tokens, unfinished, version_range
+from safeladder.actors.intake import Intake
+from safeladder.launch.rundir import RunDirectory
 from safeladder.policies.engines.base import EngineError, GeneratedSequence
 from safeladder.protocol import messages as m
+from safeladder.protocol.keys import ensure_secret
 
 CANCEL_S = 5.0  # for a part of the work to end after it was cancelled
 
@@ -33,12 +36,20 @@ class Generator(Actor):
 
     @dataclass
     class Options:
-        """`engine`: a name of `policies/engines`. `max_sequences`, `max_tokens`: rows and KV tokens in the batch at once."""
+        """`engine`: a name of `policies/engines`. `max_sequences`, `max_tokens`: rows and KV tokens in the batch at once.
+        `engine_options`: the engine's own.
+
+        pull_weights: from the learner's server (`weights.serve`) also where its folder can be seen. attest_s: for an engine
+        to score the probe of a publication.
+        """
 
         engine: str = "transformers"
         max_sequences: int = 16
         max_tokens: int = 16384
+        engine_options: dict[str, Any] = field(default_factory=dict)
         version_wait_s: float = 300.0
+        pull_weights: bool = False
+        attest_s: float = 60.0
 
     async def start(self) -> None:
         from safeladder.policies import model
@@ -55,9 +66,12 @@ class Generator(Actor):
             device=self.context.pool.device,
             max_sequences=self.options.max_sequences,
             max_tokens=self.options.max_tokens,
+            options=self.options.engine_options,
         )
+        secret = RunDirectory(self.context.directory).weights_key
+        self._engine.weights_key = await asyncio.to_thread(ensure_secret, secret)
         await self._engine.start()
-        self._version_changed = asyncio.Condition()
+        self._intake = Intake(self, self._engine, always_pull=self.options.pull_weights, attest_s=self.options.attest_s)
         self._wanted: Mapping[str, Any] | None = self.link.state.get("policy")
         self._published = asyncio.Event()
         self._published.set()
@@ -83,45 +97,25 @@ class Generator(Actor):
                 raise ActorError(f"the engine has failed: {self._engine.error}") from self._engine.error
             if news.done():
                 self._published.clear()
-                await self._take(self._wanted)
+                await self._intake.take(self._wanted)
             else:
                 news.cancel()
 
-    async def _take(self, wanted: Mapping[str, Any] | None) -> None:
-        """Loads a publication between two decode steps. One that has been retired meanwhile is passed over."""
-        from safeladder.policies.weights import WeightsError
-
-        if not wanted or not wanted.get("directory") or wanted["version"] <= self._engine.version:
-            return
-        try:
-            begun = asyncio.get_running_loop().time()
-            await self._engine.load_weights(Path(wanted["directory"]), wanted["version"])
-        except (WeightsError, EngineError) as error:
-            self.log.warning("weights.refused", version=wanted["version"], error=str(error))
-            return
-        seconds = asyncio.get_running_loop().time() - begun
-        self.log.info("weights.loaded", version=wanted["version"], seconds=round(seconds, 3))
-        async with self._version_changed:
-            self._version_changed.notify_all()
-
     async def handle(self, delivery: Delivery) -> Output | HandBack:
-        from safeladder.policies.model import encode_prompt
-
         group = delivery.group
-        if not await self._unless_stopping(self._recent_enough(group.min_version)):
+        wait_s = self.options.version_wait_s
+        if not await self._unless_stopping(self._intake.reach(group.min_version, wait_s)):
             raise Postpone("the worker is stopping")
-        if (
-            "prompt_ids" in delivery.arrays
-        ):  # of a search, which continues exactly these, or of a group that was handed back
-            prompt_ids = delivery.arrays["prompt_ids"].tolist()
-        else:
-            policy = self.config.policy
-            shots = earlier_turns(group.record) or [(shot.user, shot.assistant) for shot in policy.shots]
-            prompt_ids = encode_prompt(self._tokenizer, question(group.record), group.system, group.prefix, shots)
+        prompt_ids = self._prompt(delivery)
         sequences = self._begun(delivery, prompt_ids)
         kept = tokens(sequences)
+        lengths = [len(sequence.token_ids) for sequence in sequences]
         since = asyncio.get_running_loop().time()
         whole = await self._unless_stopping(self._sample(delivery, prompt_ids, sequences))
+        newest = max((v for s, at in zip(sequences, lengths, strict=True) for v in s.versions[at:]), default=0)
+        # what a version has sampled here stays here until that version has proved itself
+        if newest > self._intake.proved and not await self._unless_stopping(self._intake.reach(newest, wait_s)):
+            raise Postpone(f"the worker is stopping, and version {newest} is not proved")
         if delivery.revoked or (tokens(sequences) == kept and not whole):
             raise Postpone("the lease was revoked" if delivery.revoked else "the worker is stopping")
         made = output(group, prompt_ids, sequences, self._decode)
@@ -133,6 +127,18 @@ class Generator(Actor):
             return HandBack("the worker is stopping", made)
         self.log.info("group.generated", seconds=round(asyncio.get_running_loop().time() - since, 3), **counts)
         return made
+
+    def _prompt(self, delivery: Delivery) -> list[int]:
+        """The tokens that came along, of a search that continues exactly these or of a group that was handed back; else the
+        record's."""
+        from safeladder.policies.model import encode_prompt
+
+        if "prompt_ids" in delivery.arrays:
+            given: list[int] = delivery.arrays["prompt_ids"].tolist()
+            return given
+        group = delivery.group
+        shots = earlier_turns(group.record) or [(shot.user, shot.assistant) for shot in self.config.policy.shots]
+        return encode_prompt(self._tokenizer, question(group.record), group.system, group.prefix, shots)
 
     def _begun(self, delivery: Delivery, prompt_ids: Sequence[int]) -> list[GeneratedSequence]:
         """What another generator made of this group before it was stopped; empty sequences where there is nothing to go on from."""
@@ -187,16 +193,6 @@ class Generator(Actor):
     def _request(delivery: Delivery) -> str:
         """Of the lease too: the same work may come again while its former request is still ending."""
         return f"{delivery.id}#{delivery.lease}"
-
-    async def _recent_enough(self, version: int) -> None:
-        try:
-            async with asyncio.timeout(self.options.version_wait_s), self._version_changed:
-                await self._version_changed.wait_for(lambda: self._engine.version >= version)
-        except TimeoutError:
-            waited_s = self.options.version_wait_s
-            raise Postpone(
-                f"version {version} did not come in {waited_s} s, this engine has {self._engine.version}"
-            ) from None
 
     async def stop(self) -> None:
         await self._engine.stop()

@@ -34,10 +34,13 @@ from safeladder.launch.config import digest as config_digest
 from safeladder.launch.rundir import RunDirectory
 from safeladder.policies import staleness
 from safeladder.policies.arrivals import Arrivals
+from safeladder.policies.drift import Drift, DriftBounds
 from safeladder.policies.ledger import Entry, Ledger, VersionCounter
 from safeladder.policies.recipe import from_mapping
 from safeladder.policies.selection import LengthSelection
 from safeladder.protocol import messages as m
+from safeladder.protocol.chunk_shell import ChunkServer
+from safeladder.protocol.keys import load_secret, load_server
 
 if TYPE_CHECKING:
     from safeladder.actors.training import Training
@@ -86,6 +89,7 @@ class Learner(Actor):
         self._selection = LengthSelection()
         self._directory: Path | None = None
         self._waited_s = 0.0
+        self._server: ChunkServer | None = None
         self._training: Training
         await asyncio.to_thread(self._load)
         if self._version > 0:
@@ -117,6 +121,12 @@ class Learner(Actor):
         place = self.config.weights.home
         size = self._training.bytes
         self._home = weights.home(self._run.path.name, size, self._run.weights) if place == "auto" else Path(place)
+        if serve := self.config.weights.serve:
+            folder = self.config.hub.keys
+            self._server = ChunkServer(
+                serve, self._home, load_server(Path(folder), self.context.name) if folder else None
+            )
+            self.log.info("weights.served", endpoint=self._server.endpoint)
         if self._counter.newest > self._version:
             # Later weights were given out once: these are a rollback, and a number never stands for two policies.
             self._version = self._counter.next(self._step)
@@ -353,6 +363,7 @@ class Learner(Actor):
         publish_s = time.monotonic() - publishing
         self.worked()
         seconds = time.monotonic() - began + self._waited_s
+        self._watch_drift(report.engine_drift)
         figures = {**dataclasses.asdict(report), "step": self._step}
         figures |= figures.pop("off_policy")
         self.log.info(
@@ -373,6 +384,25 @@ class Learner(Actor):
             **figures,
         )
 
+    def _watch_drift(self, drift: Drift | None) -> None:
+        """Says it loudly when an engine no longer computes what the learner does. Training goes on: the corrections see
+        the same log-probabilities, and whether to stop is for a person to decide."""
+        sampling, alarm = self.config.sampling, self.config.weights.drift
+        if drift is None or sampling.temperature == 0 or sampling.top_k or sampling.top_p < 1 or sampling.min_p:
+            return
+        bounds = DriftBounds.of(self.config.policy.dtype, alarm.mean, alarm.outside)
+        if reason := bounds.broken(drift):
+            self.log.warning(
+                "drift.alarm",
+                step=self._step,
+                version=self._version,
+                reason=reason,
+                advice="the engine computes another policy than the learner from the same weights: look for weights.refused "
+                "and weights.loaded in the generators' logs, compare their dtype and engine version with the learner's, and "
+                "restart the generators; widen weights.drift only if the difference is rounding",
+                **dataclasses.asdict(drift),
+            )
+
     # ---------------------------------------------------------------------------------------- publication and checkpoint
 
     def _publish(self) -> None:
@@ -380,7 +410,7 @@ class Learner(Actor):
 
         self._directory = weights.folder(self._home, self._version)
         self._training.publish(self._home, self._version, self._step, self.context.name)
-        weights.retire(self._home, self.config.weights.keep)
+        weights.retire(self._home, self.config.weights.keep, key=load_secret(self._run.weights_key))
 
     async def _announce(self) -> None:
         """Tells everybody the version and the feeder what is accounted for. Raises TimeoutError after two minutes."""
@@ -391,9 +421,15 @@ class Learner(Actor):
             "directory": str(self._directory) if self._directory else None,
             "next_sequence": self._arrivals.cursor,
             "accounted": self._announced,
+            "serve": self._server.endpoint if self._server else None,
+            "serve_key": self._server.public_key if self._server else None,
         }
         async with asyncio.timeout(120.0):
             await asyncio.wrap_future(self.link.publish("policy", value))
+
+    async def stop(self) -> None:
+        if self._server:
+            await asyncio.to_thread(self._server.close)
 
     async def _commit(self) -> None:
         """Writes a checkpoint and then settles every lease whose effect it contains."""

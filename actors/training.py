@@ -19,13 +19,16 @@ import msgspec
 from safeladder.launch.config import Config
 from safeladder.launch.rundir import RunDirectory
 from safeladder.policies import batch as batches
-from safeladder.policies import checkpoint, lora, model, weights
+from safeladder.policies import checkpoint, lora, model
 from safeladder.policies.batch import TrainingGroup
 from safeladder.policies.constraints import ConstraintOptions, Constraints
 from safeladder.policies.lazy_start import LazyStart
 from safeladder.policies.options import StepOptions
 from safeladder.policies.ranks import Ranks
 from safeladder.policies.step import LearnerStep, StepReport
+from safeladder.policies.weights import Publisher, attestation, folder, read_manifest
+from safeladder.policies.weights.publishing import stream_of
+from safeladder.protocol.keys import ensure_secret
 
 
 class Training:
@@ -36,6 +39,10 @@ class Training:
         policy = config.policy
         self._run, self._ranks = run, ranks
         self._keep = config.learner.keep_checkpoints
+        self._weights = config.weights
+        self._published_dtype = model.DTYPES[config.weights.dtype or policy.dtype]
+        self._key = ensure_secret(run.weights_key)
+        self._publisher: Publisher | None = None
         base = model.resolve(policy.model, Path(policy.cache) if policy.cache else None)
         self.restored = checkpoint.latest(run.checkpoints)
         self.state = checkpoint.CheckpointState(step=0, version=0)
@@ -63,8 +70,8 @@ class Training:
 
     @property
     def bytes(self) -> int:
-        """Size of the weights in memory, of all ranks together."""
-        return sum(parameter.numel() * parameter.element_size() for parameter in self._model.parameters())
+        """Size of the weights as they are published, of all ranks together."""
+        return sum(parameter.numel() * self._published_dtype.itemsize for parameter in self._model.parameters())
 
     # ------------------------------------------------------------------------------------------------ rank 0 asks
 
@@ -74,8 +81,10 @@ class Training:
         return self._learner.train(batch, version)
 
     def publish(self, home: Path, version: int, step: int, name: str) -> None:
-        """Publishes the weights as `version`, unless they stand there already."""
-        if weights.folder(home, version).exists():
+        """Publishes the weights as `version`, unless they stand there already. Raises WeightsError, also when what stands
+        there is not ours."""
+        if folder(home, version).exists():
+            read_manifest(folder(home, version), self._key)
             return
         self._tell("publish", home=str(home), version=version, step=step, name=name)
         self._publish(home, version, step, name)
@@ -117,10 +126,14 @@ class Training:
             self._ranks.share(msgspec.msgpack.encode({"do": do, **what}))
 
     def _publish(self, home: Path, version: int, step: int, name: str) -> None:
-        if self._ranks.first:
-            weights.publish(self._model, home, version, step=step, created_by=name)
-        else:
-            lora.merged_state(self._model).exhaust()
+        probes = attestation.score(self._model, attestation.texts(self.tokenizer)) if self._weights.canary else []
+        stream = stream_of(self._model, self._published_dtype)
+        if not self._ranks.first:
+            stream.exhaust()
+            return
+        if self._publisher is None or self._publisher.directory != home:
+            self._publisher = Publisher(home, self._key, self._weights.full_every if self._weights.delta else 1)
+        self._publisher.publish(stream, version, step=step, created_by=name, probes=probes)
 
     def _save(self, state: checkpoint.CheckpointState) -> Path:
         state = msgspec.structs.replace(state, extra={**state.extra, "learner": self._learner.state()})

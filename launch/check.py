@@ -289,6 +289,14 @@ def endpoint(config: Config) -> Findings:
                 "error", "hub.keys", f"{bind} can be reached from outside: make keys with `safeladder keys DIR`"
             )
         yield from _port(bind)
+    if (serve := config.weights.serve) is not None:
+        if not serve.startswith("tcp://"):
+            yield Finding(
+                "error", "weights.serve", f"{serve!r} is no address; give tcp://HOST:PORT of the learner's host"
+            )
+        elif not is_local(serve) and keys is None:
+            message = f"{serve} can be reached from outside: set hub.keys, with keys made by `safeladder keys DIR`"
+            yield Finding("error", "weights.serve", message)
     if keys is not None:
         try:
             load_hub(Path(keys))
@@ -329,7 +337,8 @@ def disk(config: Config) -> Findings:
 
 def memory(config: Config) -> Findings:
     """The models of all pools on the CPU fit; a simple estimate without activations and caches."""
-    copies = {GENERATOR: 1, REFERENCE: 1, LEARNER: 4}  # the learner: weights, gradients, two moments
+    # a generator: weights and the newest publication; the learner: weights, gradients, two moments, the last publication
+    copies = {GENERATOR: 2, REFERENCE: 1, LEARNER: 5 if config.weights.delta else 4}
     pools = [pool for pool in config.pools.values() if pool.device == "cpu"]
     needed = model_bytes(config) * sum(copies.get(pool.actor or "", 0) * pool.replicas for pool in pools)
     free = psutil.virtual_memory().available

@@ -22,6 +22,7 @@ from safeladder.launch.progress import StepProgress
 from safeladder.launch.rundir import RunDirectory, RunInfo
 from safeladder.launch.supervisor import Outcome, Supervisor
 from safeladder.launch.watch import Watch
+from safeladder.protocol.keys import ensure_secret
 from safeladder.protocol.messages import SCHEMA, json_schema
 
 RESUMABLE = ("learner.steps",)  # what may change in a run that goes on
@@ -64,6 +65,7 @@ def launch(config: Config, run: RunDirectory, stream: TextIO) -> Outcome:
     with _locked(run):
         resumed = run.info_file.exists()
         save_resolved(config, run.config)
+        ensure_secret(run.weights_key)
         log = logs.configure(run.path.name, "launcher", 0, run.log("launcher", 0))
         endpoint, folder = _endpoint(config)
         started = datetime.now(UTC).isoformat(timespec="seconds")

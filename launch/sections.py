@@ -199,11 +199,31 @@ class Staleness:
 
 
 @dataclass
+class DriftAlarm:
+    """What engine and learner may differ by on equal weights (`policies/drift.py`); None: as usual for `policy.dtype`."""
+
+    mean: float | None = _bounded(None, above=0)
+    outside: float | None = _bounded(None, low=0, high=1)
+
+
+@dataclass
 class Weights:
-    """home: `auto` = shared memory where there is room, or a folder. keep: publications that stay readable."""
+    """home: `auto` = shared memory where there is room, or a folder. keep: publications that stay readable.
+
+    dtype: what is published; None: `policy.dtype`. delta: publish what changed, and all of it every `full_every`-th time.
+    serve: "tcp://host:port" where the learner serves its publications to hosts that do not see `home`. canary: generators
+    take work for a version only after a probe; canary_tolerance: mean |difference| in nats, None: by type.
+    """
 
     home: str = "auto"
     keep: int = _bounded(3, low=2)
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    delta: bool = False
+    full_every: int = _bounded(10, low=2)
+    serve: str | None = None
+    canary: bool = True
+    canary_tolerance: float | None = _bounded(None, above=0)
+    drift: DriftAlarm = field(default_factory=DriftAlarm)
 
 
 @dataclass

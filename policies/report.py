@@ -14,6 +14,7 @@ from torch import Tensor
 
 from safeladder.policies.batch import TrainingGroup
 from safeladder.policies.corrections import Diagnostics, Ratios, diagnose
+from safeladder.policies.drift import Drift, measure
 from safeladder.policies.loss import PackLoss, Sample
 from safeladder.policies.ranks import Ranks
 
@@ -28,7 +29,8 @@ class StepReport:
     behaviour was from the proximal policy. filtered: share of tokens that each filter alone leaves out. age_mean, age_max: versions
     between sampling and training, over tokens. tokens: kept completion tokens of the whole batch; trained_tokens: those
     that went through the forward; prompt_tokens: each prompt once. updates: optimizer steps. sequence_log_ratios: sum of
-    ln proximal - ln behaviour of each completion, by group, NaN where it did not go through the forward. seconds: by phase.
+    ln proximal - ln behaviour of each completion, by group, NaN where it did not go through the forward. engine_drift: what the
+    engine makes of the learner's own version, None where nothing could be compared (`drift`). seconds: by phase.
     """
 
     step: int
@@ -53,6 +55,7 @@ class StepReport:
     packs: int
     updates: int
     constraints: dict[str, dict[str, Any]]
+    engine_drift: Drift | None
     seconds: dict[str, float]
 
 
@@ -131,6 +134,14 @@ class Tally:
             for s in self.scored
         }
 
+    def _comparable(self, version: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """ln learner and ln behaviour of the completions that `version` alone has sampled. The learner's are of before the
+        step: from a look back, or from the forward where the step is one update."""
+        for s in self.scored:
+            learner = s.sample.proximal if s.sample.proximal is not None else s.logprobs if self.updates <= 1 else None
+            if learner is not None and (s.sample.group.versions[s.sample.index] == version).all():
+                yield learner[s.sample.kept], torch.from_numpy(s.sample.behaviour)[s.sample.kept]
+
     def report(
         self,
         step: int,
@@ -174,6 +185,7 @@ class Tally:
             packs=self.packs,
             updates=self.updates,
             constraints=constraints,
+            engine_drift=measure(self._comparable(version)),
             seconds=self.seconds,
         )
 

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -52,6 +54,12 @@ class Part:
         """A tensor that is there already; a sharded one is gathered when its turn comes."""
         return cls(tensor.dtype, tuple(tensor.shape), lambda: full(tensor))
 
+    def cast(self, dtype: torch.dtype) -> Part:
+        """The same as `dtype` where it is of another floating type."""
+        if not self.dtype.is_floating_point or self.dtype == dtype:
+            return self
+        return Part(dtype, self.shape, lambda: self.make().to(dtype))
+
 
 class Stream:
     """Tensors by name that are made one at a time, each once, wide types first (which keeps a file aligned).
@@ -59,8 +67,9 @@ class Stream:
     `parts` says beforehand what will come. An iteration that was broken off goes on where it stopped.
     """
 
-    def __init__(self, parts: Mapping[str, Part]) -> None:
-        self.parts = dict(sorted(parts.items(), key=lambda item: -item[1].dtype.itemsize))
+    def __init__(self, parts: Mapping[str, Part], in_order: bool = False) -> None:
+        """`in_order`: as they stand in `parts`, in place of the widest first."""
+        self.parts = dict(parts if in_order else sorted(parts.items(), key=lambda item: -item[1].dtype.itemsize))
         self._left = iter(self.parts.items())
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
@@ -72,6 +81,10 @@ class Stream:
         """Size of all values together, those already made included."""
         return sum(part.dtype.itemsize * torch.Size(part.shape).numel() for part in self.parts.values())
 
+    def cast(self, dtype: torch.dtype) -> Stream:
+        """The same tensors in the same order, those of a floating type as `dtype`. Takes the place of this stream."""
+        return Stream({name: part.cast(dtype) for name, part in self.parts.items()}, in_order=True)
+
     def exhaust(self) -> None:
         """Makes what is left and lets go of it: what a rank does that takes part without writing."""
         for _ in self:
@@ -82,32 +95,44 @@ class Stream:
         return {name: tensor.cpu().contiguous() for name, tensor in self}
 
 
-def write(path: Path, stream: Stream, metadata: Mapping[str, str] | None = None) -> str:
-    """Writes `stream` into a new safetensors file and returns its digest, "sha256:" and hex.
+def write(
+    path: Path,
+    stream: Stream,
+    metadata: Mapping[str, str] | None = None,
+    seen: Callable[[str, Tensor], None] | None = None,
+) -> str:
+    """Writes `stream` into a new safetensors file and returns its digest, "sha256:" and hex. `seen` is shown each tensor.
 
     Raises OSError from the disk, and then the stream may have tensors left; ValueError for a type that the format lacks.
     """
-    header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
-    offset = 0
-    for name, part in stream.parts.items():
-        if part.dtype not in FORMAT_NAMES:
-            raise ValueError(f"{name} is {part.dtype}, which safetensors has no name for")
-        end = offset + part.dtype.itemsize * torch.Size(part.shape).numel()
-        header[name] = {"dtype": FORMAT_NAMES[part.dtype], "shape": part.shape, "data_offsets": (offset, end)}
-        offset = end
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
+    start = header({name: (part.dtype, part.shape) for name, part in stream.parts.items()}, metadata)
     digest = hashlib.sha256()
     with path.open("xb") as file:
-        start = len(text).to_bytes(8, "little") + text
         file.write(start)
         digest.update(start)
-        for _, tensor in stream:
+        for name, tensor in stream:
             block = raw_bytes(tensor)
             file.write(block)
             digest.update(block)
+            if seen is not None:
+                seen(name, tensor)
             del tensor, block
     return f"sha256:{digest.hexdigest()}"
+
+
+def header(kinds: Mapping[str, tuple[torch.dtype, Sequence[int]]], metadata: Mapping[str, str] | None = None) -> bytes:
+    """What a safetensors file of tensors of these types and shapes, in this order, begins with."""
+    entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    offset = 0
+    for name, (dtype, shape) in kinds.items():
+        if dtype not in FORMAT_NAMES:
+            raise ValueError(f"{name} is {dtype}, which safetensors has no name for")
+        end = offset + dtype.itemsize * torch.Size(shape).numel()
+        entries[name] = {"dtype": FORMAT_NAMES[dtype], "shape": list(shape), "data_offsets": (offset, end)}
+        offset = end
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 def _made(name: str, part: Part) -> Tensor:
@@ -121,6 +146,25 @@ def raw_bytes(tensor: Tensor) -> memoryview:
     """The values of `tensor` in row-major order, as they lie in memory."""
     octets: Any = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return memoryview(octets)
+
+
+def bits_of(tensor: Tensor) -> NDArray[Any]:
+    """The bits of each element as an unsigned integer, flat; of a contiguous tensor on the CPU a view that may be written to."""
+    octets: NDArray[Any] = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return octets.view(np.dtype(f"u{tensor.dtype.itemsize}"))
+
+
+def name_of_dtype(dtype: torch.dtype) -> str:
+    """As torch writes it, without the "torch."."""
+    return str(dtype).removeprefix("torch.")
+
+
+def dtype_of_name(name: str) -> torch.dtype:
+    """The inverse of `name_of_dtype`. Raises ValueError for a type that does not travel."""
+    for dtype in FORMAT_NAMES:
+        if name_of_dtype(dtype) == name:
+            return dtype
+    raise ValueError(f"there is no type {name!r} among those that travel")
 
 
 # ------------------------------------------------------------------------------------------------------------- models

@@ -19,30 +19,15 @@ from typing import Any
 
 import structlog
 import zmq
-from zmq.auth.thread import ThreadAuthenticator
 
 from safeladder.protocol import journal as j
 from safeladder.protocol import sockets
+from safeladder.protocol.allow_list import AllowList
 from safeladder.protocol.hub import Effects, HubCore, HubOptions
 from safeladder.protocol.keys import HubKeys
 
 ROUND = 256  # messages read before the round is committed
 COMPACT_BYTES = 256 * 2**20
-
-
-class _AllowList(ThreadAuthenticator):
-    """Answers ZeroMQ's authentication requests from the allow-list; the user id of a connection is its worker's name."""
-
-    def __init__(self, context: zmq.Context[Any], allowed: dict[str, str]) -> None:
-        super().__init__(context)
-        self._names = allowed
-        self.configure_curve_callback(domain="*", credentials_provider=self)
-
-    def callback(self, domain: str, key: bytes) -> bool:
-        return key.decode() in self._names
-
-    def curve_user_id(self, client_public_key: bytes) -> str:
-        return self._names[super().curve_user_id(client_public_key)]
 
 
 class Hub:
@@ -63,7 +48,7 @@ class Hub:
             held.callback(context.term)
             self._keyed = keys is not None
             if keys is not None:
-                authenticator = _AllowList(context, keys.allowed)
+                authenticator = AllowList(context, keys.allowed)
                 authenticator.start()
                 held.callback(authenticator.stop)
             self._socket = sockets.bind_hub(context, endpoint, keys)

@@ -8,7 +8,9 @@ safe.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +69,33 @@ def load_hub(directory: Path) -> HubKeys:
 def load_worker(directory: Path, name: str) -> WorkerKeys:
     pair = _read(worker_file(directory, name))
     return WorkerKeys(pair["public"].encode(), pair["secret"].encode(), pair["hub"].encode())
+
+
+def load_server(directory: Path, name: str) -> HubKeys:
+    """What a worker needs to be served from: its own pair, and whom the run allows. Needs `workers.json` beside its key."""
+    pair = _read(worker_file(directory, name))
+    return HubKeys(pair["public"].encode(), pair["secret"].encode(), _read(directory / "workers.json"))
+
+
+def ensure_secret(path: Path) -> bytes:
+    """The secret of 32 bytes in the file `path`, made where there is none. Raises KeyFileError."""
+    if not path.exists():
+        fresh = _write(path.with_name(f".{path.name}-{secrets.token_hex(4)}"), {"secret": secrets.token_hex(32)})
+        with contextlib.suppress(FileExistsError):  # another process was faster: its secret stands
+            os.link(fresh, path)  # all of it or nothing
+        fresh.unlink()
+    return load_secret(path)
+
+
+def load_secret(path: Path) -> bytes:
+    """Raises KeyFileError when the file is missing, open to others, or holds no secret."""
+    try:
+        secret = bytes.fromhex(_read(path).get("secret", ""))
+    except ValueError:
+        secret = b""
+    if len(secret) != 32:
+        raise KeyFileError(f"{path} holds no secret of 32 bytes")
+    return secret
 
 
 def _write(path: Path, content: dict[str, str]) -> Path:

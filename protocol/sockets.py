@@ -43,8 +43,17 @@ def is_local(endpoint: str) -> bool:
         return False
 
 
-def bind_hub(context: zmq.Context[Any], endpoint: str, keys: HubKeys | None) -> zmq.Socket[Any]:
-    """The hub's ROUTER. Raises EndpointError: port in use or no keys off loopback. An ipc path is claimed first (`claim_ipc`)."""
+def bind_hub(
+    context: zmq.Context[Any],
+    endpoint: str,
+    keys: HubKeys | None,
+    what: str = "the hub",
+    depth: int = HIGH_WATER_MARK,
+) -> zmq.Socket[Any]:
+    """The ROUTER of the hub, or of `what` else serves; `depth`: messages that may wait for one peer.
+
+    Raises EndpointError: port in use or no keys off loopback. An ipc path is claimed first (`claim_ipc`).
+    """
     if keys is None and not is_local(endpoint):
         raise EndpointError(
             f"{endpoint} can be reached from other machines: keys are required there. "
@@ -52,6 +61,7 @@ def bind_hub(context: zmq.Context[Any], endpoint: str, keys: HubKeys | None) -> 
         )
     socket: zmq.Socket[Any] = context.socket(zmq.ROUTER)
     _common(socket)
+    socket.setsockopt(zmq.SNDHWM, depth)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
     if keys is not None:
@@ -63,7 +73,7 @@ def bind_hub(context: zmq.Context[Any], endpoint: str, keys: HubKeys | None) -> 
     except zmq.ZMQError as error:
         socket.close()
         hint = "Is another run using it?" if error.errno == errno.EADDRINUSE else "Check the address."
-        raise EndpointError(f"cannot bind the hub to {endpoint}: {error.strerror}. {hint}") from None
+        raise EndpointError(f"cannot bind {what} to {endpoint}: {error.strerror}. {hint}") from None
     return socket
 
 

@@ -58,8 +58,15 @@ def test_a_second_launcher_on_a_run_is_refused(tmp_path: Path) -> None:
         assert "another launcher" in second.stderr
 
 
+PULLED = (
+    "weights={delta: true, full_every: 3, serve: 'tcp://127.0.0.1:*'}",
+    "pools.generator.options={max_sequences: 8, max_tokens: 8192, pull_weights: true}",
+)
+
+
 def test_every_role_may_be_killed_once_and_every_task_is_trained_once(tmp_path: Path) -> None:
-    with Running(tmp_path, "learner.steps=20") as running:
+    """The generator takes its weights from the learner's server, as deltas, and its successor catches up from there."""
+    with Running(tmp_path, "learner.steps=20", *PULLED) as running:
         for role in ROLES:
             before = running.steps
             running.until(lambda before=before: running.steps > before)  # type: ignore[misc]
@@ -69,6 +76,10 @@ def test_every_role_may_be_killed_once_and_every_task_is_trained_once(tmp_path: 
         assert summary["restarts"] == len(ROLES)
         assert summary["steps"] == 20
         assert summary["staleness"]["max"] <= 1
+        pulled = {event["version"] for event in running.events("generator", "weights.pulled")}
+        attested = running.events("generator", "weights.attested")
+        assert {event["version"] for event in attested} <= pulled
+        assert all(event["passed"] for event in attested) and attested
         audit = running.audit()
         assert audit.returncode == 0, audit.stdout
 

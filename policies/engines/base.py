@@ -87,6 +87,9 @@ class Engine(ABC):
     """
 
     capabilities: ClassVar[Capabilities]
+    weights_key: bytes | None = (
+        None  # the run's secret, set before `start`: publications not signed with it are refused
+    )
 
     @classmethod
     @abstractmethod

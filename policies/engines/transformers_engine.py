@@ -120,6 +120,8 @@ class TransformersEngine(Engine):
         )
         self._inbox: queue.SimpleQueue[_Submit | _Abort | _Score | _Swap | _Pause | _Pass | _Stop] = queue.SimpleQueue()
         self._names = itertools.count()
+        self._weights: weights.Reader | None = None
+        self._loading = asyncio.Lock()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: Future[None] = Future()
@@ -266,13 +268,19 @@ class TransformersEngine(Engine):
         if version == self.version:
             return
         # Verifying and mapping half a gigabyte takes about half a second; decoding goes on meanwhile.
-        manifest, tensors = await asyncio.to_thread(weights.read_tensors, path)
-        if manifest.version != version:
-            raise EngineError(f"{path} holds version {manifest.version}, asked for was {version}")
-        prepared = await asyncio.to_thread(self._stepper.decoder.prepare, tensors)
-        future: Future[None] = Future()
-        self._post(_Swap(tensors, prepared, version, cache or self.capabilities.swaps[0], future))
-        await asyncio.wrap_future(future)
+        async with self._loading:  # the reader's memory is one version's until the swap is over
+            manifest, tensors = await asyncio.to_thread(self._reader().read, path)
+            if manifest.version != version:
+                raise EngineError(f"{path} holds version {manifest.version}, asked for was {version}")
+            prepared = await asyncio.to_thread(self._stepper.decoder.prepare, tensors)
+            future: Future[None] = Future()
+            self._post(_Swap(tensors, prepared, version, cache or self.capabilities.swaps[0], future))
+            await asyncio.wrap_future(future)
+
+    def _reader(self) -> weights.Reader:
+        if self._weights is None:
+            self._weights = weights.Reader(self.weights_key)
+        return self._weights
 
     async def health(self) -> None:
         """Waits for the stepping thread to come by, which it does between two steps."""
