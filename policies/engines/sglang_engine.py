@@ -75,7 +75,9 @@ class SglangEngine(ClientEngine):
         self._session: Any = None
         self._load = {"running": 0.0, "cache_tokens": 0.0, "cache_capacity": float(max_tokens), "steps": 0.0}
 
-    open = classmethod(lambda cls, path, **options: cls(path, **options))
+    @classmethod
+    def open(cls, path: Path, **options: Any) -> SglangEngine:
+        return cls(path, **options)
 
     # ------------------------------------------------------------------------------------------------------ life
 

@@ -68,7 +68,9 @@ class VllmEngine(ClientEngine):
         self._engine: Any = None
         self._seen = {"steps": 0.0, "running": 0.0, "usage": 0.0, "capacity": float(max_tokens)}
 
-    open = classmethod(lambda cls, path, **options: cls(path, **options))
+    @classmethod
+    def open(cls, path: Path, **options: Any) -> VllmEngine:
+        return cls(path, **options)
 
     # ------------------------------------------------------------------------------------------------------ life
 
