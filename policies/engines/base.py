@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from safeladder.protocol.messages import Lane, Sampling
 
@@ -78,6 +78,25 @@ class Engine(ABC):
     """
 
     capabilities: ClassVar[Capabilities]
+
+    @classmethod
+    @abstractmethod
+    def open(
+        cls,
+        path: Path,
+        *,
+        version: int = 0,
+        dtype: str = "float32",
+        device: str = "cpu",
+        max_sequences: int = 16,
+        max_tokens: int = 16_384,
+        **options: Any,
+    ) -> Engine:
+        """An engine over the model folder `path`, whose weights count as `version`; not started yet.
+
+        At most `max_sequences` samples decode together, over at most `max_tokens` tokens of key-value cache. `options` are
+        the engine's own; TypeError for one that it does not have.
+        """
 
     @property
     @abstractmethod
