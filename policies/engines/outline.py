@@ -22,8 +22,8 @@ class Outline:
     """The model of the folder `path` without its values.
 
     vocabulary: token ids are below it. context: tokens of prompt and completion together, at most. stop_ids:
-    end-of-sequence ids of the generation config and of the tokenizer together. cache_numbers: keys and values of one
-    token in all layers. Raises EngineError for a folder that holds no causal language model.
+    end-of-sequence ids of the generation config and of the tokenizer together. head_size: features of an attention head.
+    cache_numbers: keys and values of one token in all layers. Raises EngineError for a folder that holds no causal language model.
     """
 
     def __init__(self, path: Path) -> None:
@@ -39,8 +39,8 @@ class Outline:
         self.stop_ids = self._stop_ids(path)
         text = config.get_text_config()
         heads = int(getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
-        size = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
-        self.cache_numbers = 2 * int(text.num_hidden_layers) * heads * size
+        self.head_size = int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+        self.cache_numbers = 2 * int(text.num_hidden_layers) * heads * self.head_size
 
     def require(self, tensors: Mapping[str, Tensor]) -> None:
         """Raises WeightsError, naming the difference, unless `tensors` are this model's set in names and shapes."""

@@ -91,6 +91,12 @@ class VllmEngine(ClientEngine):
             from vllm.v1.engine.async_llm import AsyncLLM
         except ImportError as error:
             raise EngineError(f"vLLM is not installed in this environment ({error}); see docs/engines.md") from error
+        if self._device == "cpu":
+            from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+            # Without this vLLM starts and dies at its first request.
+            if self._outline.head_size not in (sizes := CPUAttentionBackend.get_supported_head_sizes()):
+                raise EngineError(f"vLLM on a CPU serves heads of {sizes} features; here are {self._outline.head_size}")
         blocks = math.ceil(self.max_tokens / self._block_size) + 1  # one is never given out
         arguments = {
             "model": str(self.path),
