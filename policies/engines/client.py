@@ -382,7 +382,9 @@ class ClientEngine(Engine):
             complete = True
         finally:
             if not complete:
-                self._fail(EngineError(f"version {version} was not taken over whole; the engine's weights are undefined"))
+                self._fail(
+                    EngineError(f"version {version} was not taken over whole; the engine's weights are undefined")
+                )
         self._version = version
         if policy == "keep":
             await self._ask_again()
@@ -405,7 +407,9 @@ class ClientEngine(Engine):
                 self._begin(request, sample)
 
     def _going(self) -> list[tuple[_Request, _Sample]]:
-        return [(request, sample) for _, request in self._requests.values() for sample in request.samples if not sample.done]
+        return [
+            (request, sample) for _, request in self._requests.values() for sample in request.samples if not sample.done
+        ]
 
     # ------------------------------------------------------------------------------------------------------- state
 

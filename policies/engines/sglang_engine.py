@@ -26,9 +26,10 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
+import psutil
+
 from safeladder.policies.engines.base import CachePolicy, Capabilities, EngineError
 from safeladder.policies.engines.client import Ask, ClientEngine, Piece
-from safeladder.protocol.messages import Sampling
 
 # The engine without kernels for a GPU, one step after the other.
 CPU: Final = (
@@ -101,7 +102,8 @@ class SglangEngine(ClientEngine):
         await self._post("/update_weight_version", {"new_version": str(self._version), "abort_all_requests": False})
 
     async def _serve(self) -> str:
-        """Starts a server that dies with this process, in a session of its own; returns its address."""
+        """Starts a server and returns its address. It ends with this process, and is in its group: a supervisor that
+        kills the group also gets what the server has started."""
         with socket.socket() as chosen:
             chosen.bind(("127.0.0.1", 0))
             port = chosen.getsockname()[1]
@@ -117,7 +119,6 @@ class SglangEngine(ClientEngine):
             *command,
             env=environment,
             stdin=asyncio.subprocess.DEVNULL,
-            start_new_session=True,
             preexec_fn=lambda: _die_with(parent),
         )
         return f"http://127.0.0.1:{port}"
@@ -163,15 +164,22 @@ class SglangEngine(ClientEngine):
         server = self._server
         if server is None:
             return
+        # Its scheduler is a child of its own and must not outlive it.
+        try:
+            tree = psutil.Process(server.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            tree = []
         if server.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 server.terminate()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STOP_S):
                     await server.wait()
-        # Its scheduler is in its session and must not outlive it.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(server.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                server.kill()
+        for process in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         async with asyncio.timeout(STOP_S):
             await server.wait()
 
@@ -335,7 +343,8 @@ def _tempered(value: float, row: Sequence[Sequence[Any]], temperature: float) ->
 
 
 def _die_with(parent: int) -> None:
-    """Runs in the server before its command: asks for SIGKILL at the parent's death, and goes if it is dead."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Runs in the server before its command: asks for SIGTERM at the parent's death, which it passes on, and goes if the
+    parent is dead already."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:
         os._exit(1)

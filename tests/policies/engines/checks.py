@@ -167,9 +167,7 @@ async def another_engines_partial_sample_is_continued_from_the_cached_prefix(cas
     whole = (await case.engine.generate(case.prompt, Sampling(max_new_tokens=24, temperature=0)))[0]
     part = GeneratedSequence(whole.token_ids[:10], whole.logprobs[:10], whole.versions[:10])
     cached = case.engine.statistics()["cached_prompt_tokens"]
-    again = (
-        await case.engine.generate(case.prompt, Sampling(max_new_tokens=24, temperature=0), begun=[part])
-    )[0]
+    again = (await case.engine.generate(case.prompt, Sampling(max_new_tokens=24, temperature=0), begun=[part]))[0]
     assert (again.token_ids, again.finish) == (whole.token_ids, whole.finish)
     done = GeneratedSequence([5], [0.0], [0], "stop")
     assert await case.engine.generate(case.prompt, Sampling(), begun=[done]) == [done]
@@ -244,7 +242,12 @@ async def refused_weights_leave_the_engine_as_it_was(case: Case) -> None:
     weights.publish(case.model, place, now - 1)
     torn = weights.folder(place, now + 11) / "model.safetensors"
     torn.write_bytes(torn.read_bytes()[:-1])
-    for version, error in [(now + 10, WeightsError), (now + 11, WeightsError), (now + 12, WeightsError), (now - 1, EngineError)]:
+    for version, error in [
+        (now + 10, WeightsError),
+        (now + 11, WeightsError),
+        (now + 12, WeightsError),
+        (now - 1, EngineError),
+    ]:
         with pytest.raises(error):
             await case.engine.load_weights(weights.folder(place, version), version)
     assert case.engine.version == now

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from checks import DEADLINE_S, Case
-
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from safeladder.policies import model as models

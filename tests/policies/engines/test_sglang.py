@@ -6,10 +6,10 @@ import pytest
 
 pytest.importorskip("sglang", reason="sglang is not installed in this environment: `make engines`, `make test-engines`")
 
-from checks import CHECKS, REAL  # noqa: E402
-from running_engine import running_engine, small_model  # noqa: E402
+from checks import CHECKS, REAL
+from running_engine import running_engine, small_model
 
-from safeladder.policies import model as models  # noqa: E402
+from safeladder.policies import model as models
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
 
