@@ -73,6 +73,7 @@ class SglangEngine(ClientEngine):
         self._dtype, self._device, self._address = dtype, device, address
         self._start_s, self._arguments = start_s, list(arguments)
         self._server: asyncio.subprocess.Process | None = None
+        self._tree: set[psutil.Process] = set()
         self._session: Any = None
         self._load = {"running": 0.0, "cache_tokens": 0.0, "cache_capacity": float(max_tokens), "steps": 0.0}
 
@@ -99,6 +100,7 @@ class SglangEngine(ClientEngine):
                     await asyncio.sleep(0.2)
         except TimeoutError:
             raise EngineError(f"SGLang at {self._address} was not ready in {self._start_s} s") from None
+        self._note_tree()
         await self._post("/update_weight_version", {"new_version": str(self._version), "abort_all_requests": False})
 
     async def _serve(self) -> str:
@@ -165,10 +167,7 @@ class SglangEngine(ClientEngine):
         if server is None:
             return
         # Its scheduler is a child of its own and must not outlive it.
-        try:
-            tree = psutil.Process(server.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            tree = []
+        self._note_tree()
         if server.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 server.terminate()
@@ -177,11 +176,17 @@ class SglangEngine(ClientEngine):
                     await server.wait()
             with contextlib.suppress(ProcessLookupError):
                 server.kill()
-        for process in tree:
+        for process in self._tree:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         async with asyncio.timeout(STOP_S):
             await server.wait()
+
+    def _note_tree(self) -> None:
+        """What the server has started. Noted while it lives: of a dead one, the kernel no longer knows."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if self._server is not None:
+                self._tree |= set(psutil.Process(self._server.pid).children(recursive=True))
 
     async def _ping(self) -> None:
         await self._get("/server_info")  # its answer goes through the scheduler
