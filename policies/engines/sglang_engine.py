@@ -224,6 +224,7 @@ class SglangEngine(ClientEngine):
         try:
             async for answer in self._events("/generate", body):
                 piece = _piece(answer, truncated)
+                self._load["steps"] += 1  # what the generator takes for progress
                 versions += piece.versions
                 whole = piece.finish is not None
                 # The server's own record comes only with the last token, too late for a stream. It must say the same.
