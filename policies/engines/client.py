@@ -166,7 +166,8 @@ class ClientEngine(Engine):
         """The result of `call`, or the engine's failure if that comes first."""
         task = asyncio.ensure_future(call)
         try:
-            await asyncio.wait({task, self._over}, return_when=asyncio.FIRST_COMPLETED)
+            pending: set[asyncio.Future[Any]] = {task, self._over}
+            await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         finally:
             if not task.done():
                 task.cancel()

@@ -48,7 +48,8 @@ _libc = ctypes.CDLL(None)
 
 class SglangEngine(ClientEngine):
     """`address`: a server that runs already, "http://host:port", started with `--skip-tokenizer-init
-    --incremental-streaming-output --enable-priority-scheduling --schedule-low-priority-values-first`; None starts one.
+    --incremental-streaming-output --enable-priority-scheduling --schedule-low-priority-values-first
+    --sampling-mask-max-tokens VOCABULARY`; None starts one.
     `start_s`: its time to get ready. `arguments`: more of the server's command line."""
 
     engine_name = "sglang"
@@ -113,6 +114,7 @@ class SglangEngine(ClientEngine):
         command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", self._dtype, "--log-level", "warning"]
         command += ["--max-running-requests", str(self.max_sequences), "--max-total-tokens", str(self.max_tokens)]
         command += ["--context-length", str(self._outline.context), "--skip-tokenizer-init"]
+        command += ["--sampling-mask-max-tokens", str(self._outline.vocabulary)]
         command += ["--incremental-streaming-output", "--enable-priority-scheduling"]
         command += ["--schedule-low-priority-values-first", *(CPU if self._device == "cpu" else ()), *self._arguments]
         environment = {**os.environ, **({"SGLANG_USE_CPU_ENGINE": "1"} if self._device == "cpu" else {})}
@@ -208,7 +210,8 @@ class SglangEngine(ClientEngine):
                 "max_new_tokens": ask.max_new_tokens,
                 "temperature": sampling.temperature,
                 "top_p": sampling.top_p,
-                "top_k": sampling.top_k or -1,
+                # The mask below is given for a finite top-k only.
+                "top_k": sampling.top_k or (self._outline.vocabulary if truncated else -1),
                 "min_p": sampling.min_p,
                 "ignore_eos": True,  # the stop tokens are the same for all engines, and in the next line
                 "stop_token_ids": sorted(self._outline.stop_ids),
@@ -330,7 +333,9 @@ def _piece(answer: Mapping[str, Any], truncated: bool) -> Piece:
     else:
         logprobs = [entry[0] for entry in meta["output_token_logprobs"]]
     logprobs = [float(value) for value in logprobs[len(logprobs) - len(tokens) :]]
-    kind = (meta.get("finish_reason") or {}).get("type")
+    finish = meta.get("finish_reason") or {}
+    if (kind := finish.get("type")) == "abort":  # not by us: we have stopped listening by then
+        raise EngineError(f"SGLang gave a request up: {finish.get('message')}")
     return Piece(tokens, logprobs, [int(meta["weight_version"])] * len(tokens), kind, meta.get("cached_tokens") or 0)
 
 

@@ -284,7 +284,7 @@ def _tempered(row: Mapping[int, Any], token: int, temperature: float) -> float:
     """ln p at `temperature` of `token`, from log-probabilities at temperature 1: its own, or the vocabulary's."""
     if temperature == 1.0:
         return float(row[token].logprob)
-    scaled = [entry.logprob / temperature for entry in row.values()]
+    scaled = [float(entry.logprob) / temperature for entry in row.values()]
     highest = max(scaled)
     total = math.fsum(math.exp(value - highest) for value in scaled)
     return float(row[token].logprob) / temperature - highest - math.log(total)
