@@ -57,12 +57,14 @@ class Chunk:
 class Capabilities:
     """What differs between engines and a caller may have to know.
 
+    real: tokens and log-probabilities are the model's (False: invented, for tests of capacity).
     exact_logprobs: log-probabilities are of the distribution after truncation (top-k, top-p, min-p) too, not of the one
     before it. seeded: the same seed gives the same tokens whatever else is in the batch. prefix_tokens: smallest prefix, in
     tokens, that a later request can take from the cache (1: any; None: no prefix cache). swaps: what the
     key-value cache of running requests may do at a weight swap. min_p, images: whether these are served.
     """
 
+    real: bool = True
     exact_logprobs: bool = True
     seeded: bool = True
     prefix_tokens: int | None = None

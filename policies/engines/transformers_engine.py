@@ -145,6 +145,11 @@ class TransformersEngine(Engine):
         return self._stepper.version
 
     @property
+    def model(self) -> Any:
+        """The model whose parameters are served; to be looked at while the engine is paused or stopped."""
+        return self._stepper.model
+
+    @property
     def error(self) -> BaseException | None:
         return self._error
 

@@ -30,7 +30,7 @@ from safeladder.policies.scoring import completion_logprobs
 from safeladder.policies.weights import WeightsError
 from safeladder.protocol.messages import Sampling
 
-DEADLINE_S = 60
+DEADLINE_S = 240
 PROMPTS = ["hello", "what is 1 + 1?", "a", "the end of the story is not the beginning of another one"]
 
 

@@ -1,0 +1,127 @@
+"""The checks of `conformance.py` that change the weights while the engine works."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import pairwise
+
+import pytest
+import torch
+from served import agree, until
+
+from safeladder.policies import weights
+from safeladder.policies.engines.base import EngineError
+from safeladder.policies.weights import WeightsError
+from safeladder.protocol.messages import Sampling
+
+
+class WeightsConformance:
+    @pytest.mark.parametrize("policy", ["keep", "recompute"])
+    def test_a_swap_in_flight_keeps_the_samples_and_every_token_names_its_weights(self, served, policy):
+        if policy not in served.engine.capabilities.swaps:
+            pytest.skip(f"it cannot {policy} its cache at a swap")
+        ids, old, changed = served.ids("hello"), served.engine.version, served.changed(1.5)
+
+        async def use():
+            sampling = Sampling(samples=3, max_new_tokens=200, temperature=4.0, seed=1)
+            before = served.engine.statistics()["generated_tokens"]
+            running = asyncio.create_task(served.engine.generate(ids, sampling))
+            await until(lambda: served.engine.statistics()["generated_tokens"] > before + 20)
+            await served.engine.pause()  # so that the samples cannot end while the weights are on their way
+            version = await served.swap(changed, policy)
+            assert served.engine.version == version
+            await served.engine.resume()
+            return version, await running
+
+        version, samples = served.run(use())
+        assert any(set(sample.versions) == {old, version} for sample in samples), "some sample lived through the swap"
+        for sample in samples:
+            assert sample.versions == sorted(sample.versions)
+            assert len(sample.versions) == len(sample.token_ids) == len(sample.logprobs)
+            if not served.engine.capabilities.real or version not in sample.versions:
+                continue
+            at = sample.versions.index(version)
+            agree(served.model, ids, _cut(sample, at), temperature=4.0)
+            if policy == "recompute":
+                agree(changed, ids, sample, temperature=4.0, start=at)
+
+    def test_no_new_request_begins_with_what_older_weights_computed(self, served):
+        if not served.engine.capabilities.real:
+            pytest.skip("its tokens and log-probabilities are invented")
+        ids = (served.ids("the same prompt before and after") * 40)[
+            : 2 * (served.engine.capabilities.prefix_tokens or 8) + 9
+        ]
+        changed = served.changed(1.5)
+
+        async def use():
+            await served.engine.generate(ids, Sampling(samples=2, max_new_tokens=5, seed=1))
+            running = asyncio.create_task(
+                served.engine.generate(ids, Sampling(max_new_tokens=300, temperature=5.0, seed=2))
+            )
+            await until(lambda: served.engine.statistics()["running"] > 0 or running.done())
+            await served.swap(changed)
+            found = await served.engine.generate(ids, Sampling(samples=2, max_new_tokens=8, seed=3))
+            await running
+            return found + await served.engine.generate(ids, Sampling(max_new_tokens=8, seed=4))
+
+        for sample in served.run(use()):
+            agree(changed, ids, sample)
+
+    def test_swaps_under_load_lose_nothing(self, served):
+        models = [served.changed(1.1), served.changed(0.9)]
+
+        async def use():
+            sampling = [Sampling(samples=2, max_new_tokens=30, temperature=3.0, seed=n) for n in range(8)]
+            tasks = [asyncio.create_task(served.engine.generate([20 + n, 21], s)) for n, s in enumerate(sampling)]
+            before = served.engine.statistics()["swaps"]
+            for model in models:
+                await served.swap(model)
+            found = await asyncio.gather(*tasks)
+            assert served.engine.statistics()["swaps"] == before + 2
+            return found
+
+        for samples in served.run(use()):
+            assert len(samples) == 2
+            for sample in samples:
+                assert sample.finish in ("stop", "length")
+                assert len(sample.token_ids) == 30 or sample.finish == "stop"
+                assert all(one <= other for one, other in pairwise(sample.versions))
+
+    def test_weights_can_change_while_the_engine_is_paused(self, served):
+        async def use():
+            await served.engine.pause()
+            version = await served.swap(served.changed(1.2))
+            await served.engine.resume()
+            (sample,) = await served.engine.generate([20], Sampling(max_new_tokens=3, seed=1))
+            assert set(sample.versions) == {version}
+
+        served.run(use())
+
+    def test_refused_weights_leave_the_engine_as_it_was(self, served, tmp_path):
+        foreign, torn, old = served.version + 1, served.version + 2, served.version
+        weights.publish({"other": torch.ones(1)}, tmp_path, foreign)
+        weights.publish(served.model, tmp_path, torn)
+        file = weights.folder(tmp_path, torn) / "model.safetensors"
+        file.write_bytes(file.read_bytes()[:-1])
+        request = [20, 21], Sampling(max_new_tokens=8, temperature=0.0)
+
+        async def use():
+            before = await served.engine.generate(*request)
+            for version in (foreign, torn, torn + 1):
+                with pytest.raises(WeightsError):
+                    await served.engine.load_weights(weights.folder(tmp_path, version), version)
+            if old > 0:
+                weights.publish(served.model, tmp_path, old - 1)
+                with pytest.raises(EngineError):
+                    await served.engine.load_weights(weights.folder(tmp_path, old - 1), old - 1)
+            await served.engine.load_weights(weights.folder(tmp_path, old), old)  # which it has: nothing happens
+            assert served.engine.version == old
+            return before, await served.engine.generate(*request)
+
+        before, after = served.run(use())
+        assert before[0].token_ids == after[0].token_ids
+        assert set(after[0].versions) == {old}
+
+
+def _cut(sample, end):
+    return type(sample)(sample.token_ids[:end], sample.logprobs[:end], sample.versions[:end], sample.finish)
