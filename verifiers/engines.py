@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
+class ModelUnavailable(Exception):
+    """There is no such model, or no engine that runs it; the message says why."""
+
+
 @dataclass(frozen=True)
 class EngineOptions:
     """`engine`: a name of `policies/engines`. `max_sequences`, `max_tokens`: rows and key-value tokens in the batch at once.
@@ -54,11 +58,9 @@ _shared: dict[tuple[str, EngineOptions], _Shared] = {}
 async def acquire(model: str, options: EngineOptions) -> Served:
     """The engine over `model` (a name that `policies.model.resolve` knows), started. To be given back with `release`.
 
-    Raises ModelError or EngineError when it cannot be had; the next call tries again.
+    Raises ModelUnavailable when it cannot be had; the next call tries again.
     """
-    from safeladder.policies import model as models
-
-    path = str(await asyncio.to_thread(models.resolve, model, options.cache and Path(options.cache)))
+    path = await asyncio.to_thread(_found, model, options.cache)
     key = (path, replace(options, cache=None))
     entry = _shared.get(key)
     if entry is None:
@@ -94,19 +96,32 @@ def holders() -> dict[str, int]:
     return found
 
 
+def _found(model: str, cache: str | None) -> str:
+    from safeladder.policies import model as models
+
+    try:
+        return str(models.resolve(model, Path(cache) if cache else None))
+    except models.ModelError as error:
+        raise ModelUnavailable(str(error)) from error
+
+
 async def _start(path: str, options: EngineOptions) -> Served:
     from safeladder.policies import model as models
     from safeladder.policies.engines import registry
+    from safeladder.policies.engines.base import EngineError
 
-    tokenizer = await asyncio.to_thread(models.load_tokenizer, Path(path))
-    engine = await asyncio.to_thread(
-        registry.create,
-        options.engine,
-        Path(path),
-        dtype=options.dtype,
-        device=options.device,
-        max_sequences=options.max_sequences,
-        max_tokens=options.max_tokens,
-    )
-    await engine.start()
+    try:
+        tokenizer = await asyncio.to_thread(models.load_tokenizer, Path(path))
+        engine = await asyncio.to_thread(
+            registry.create,
+            options.engine,
+            Path(path),
+            dtype=options.dtype,
+            device=options.device,
+            max_sequences=options.max_sequences,
+            max_tokens=options.max_tokens,
+        )
+        await engine.start()
+    except (models.ModelError, EngineError) as error:
+        raise ModelUnavailable(str(error)) from error
     return Served(path, options, engine, tokenizer)

@@ -19,7 +19,7 @@ import msgspec
 from safeladder.protocol.messages import Verdict
 from safeladder.verifiers import loop
 from safeladder.verifiers.contract import Item, Verifier
-from safeladder.verifiers.engines import EngineOptions
+from safeladder.verifiers.engines import EngineOptions, ModelUnavailable
 from safeladder.verifiers.images import has_images, images
 from safeladder.verifiers.judges.labels import LabelSet
 from safeladder.verifiers.judges.local import LocalModel
@@ -98,12 +98,9 @@ class Judge(Verifier):
 
     def start(self) -> None:
         """Raises BadOptions when the model cannot be had or does not start."""
-        from safeladder.policies.engines.base import EngineError
-        from safeladder.policies.model import ModelError
-
         try:
             loop.submit(self._model.start()).result()
-        except (ModelError, EngineError, RemoteError) as error:
+        except (ModelUnavailable, RemoteError) as error:
             raise BadOptions(f"verifier {self.name!r}: {error}") from error
 
     def stop(self) -> None:

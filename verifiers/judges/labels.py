@@ -17,8 +17,9 @@ from functools import cached_property
 
 _THOUGHT = re.compile(r".*</think>", re.DOTALL | re.IGNORECASE)
 _BOXED = re.compile(r"\\boxed\s*\{\s*(?:\\text\s*\{)?([^{}]*)\}")
-_MARKUP = re.compile(r"[*`#~>|<\"“”„«»‘’「」『』《》〈〉【】\[\](){}]|(?<![^\W_])'|'(?![^\W_])")
-_JOINED = re.compile(r"(?<=[a-z])[_\-‐-―](?=[a-z])")
+_MARKUP = re.compile(r"[*_`#~>|<\"“”„«»‘’「」『』《》〈〉【】\[\](){}]|(?<![^\W_])'|'(?![^\W_])")
+_JOINED = re.compile(r"(?<=[a-z])[\-‐-―](?=[a-z])")
+_BULLET = re.compile(r"^\s*[-•·+]\s+(?=[^\d\s])", re.MULTILINE)  # before a number it may be a sign
 _ENDS = ".,:;!?。、… \t"
 _ANNOUNCED = re.compile(
     r"(?:^|[.!?;。]\s*)(?:(?:the|my|so|thus|therefore|hence|因此|所以|我的)[,\s]*)*(?:(?:final|overall|correct|safety|最终|综合|安全)\s*)*"
@@ -53,7 +54,7 @@ class LabelSet:
 
     def parse(self, text: str) -> str | None:
         """The label that a judge's reply states, after its thought if it has one; None where it states none or several."""
-        said = unicodedata.normalize("NFKC", _THOUGHT.sub("", text))
+        said = _BULLET.sub("", unicodedata.normalize("NFKC", _THOUGHT.sub("", text)))
         if whole := self.match(plain(said)):
             return whole
         announced = {label for value in _announced(said) if (label := self.match(value) or self.opening(value))}
@@ -119,4 +120,5 @@ def _announced(said: str) -> Iterator[str]:
         rest = plain(line)
         while found := _ANNOUNCED.search(rest):  # one line may announce several
             rest = found["value"]
-            yield plain(rest)
+            another = _ANNOUNCED.search(rest)
+            yield plain(rest[: another.start()] if another else rest)

@@ -30,7 +30,7 @@ class LocalModel:
         self._defuse: Defuse | None = None
 
     async def start(self) -> None:
-        """Raises ModelError or EngineError when there is no such model or engine."""
+        """Raises ModelUnavailable when there is no such model or engine."""
         await self._served()
 
     async def stop(self) -> None:
