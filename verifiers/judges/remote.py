@@ -105,7 +105,9 @@ class RemoteModel:
                 if not os.environ.get(name):
                     raise RemoteError(f"the environment variable {name}, which should hold the key, is not set")
                 headers["Authorization"] = f"Bearer {os.environ[name]}"
-            self._client = httpx2.AsyncClient(headers=headers, timeout=None)  # `_ask` keeps the time
+            # In the clear there is no certificate to verify, and reading the machine's store of them takes a while.
+            secure = self._remote.address.startswith("https://")
+            self._client = httpx2.AsyncClient(headers=headers, verify=secure, timeout=None)  # `_ask` keeps the time
         return self._client
 
     async def _ask(self, path: str, body: dict[str, Any]) -> Any:
