@@ -51,7 +51,7 @@ class Generator(Actor):
             max_sequences=self.options.max_sequences,
             max_tokens=self.options.max_tokens,
         )
-        self._engine.start()
+        await self._engine.start()
         self._version_changed = asyncio.Condition()
         self._wanted: Mapping[str, Any] | None = self.link.state.get("policy")
         self._published = asyncio.Event()
@@ -109,7 +109,9 @@ class Generator(Actor):
         shots = [(shot.user, shot.assistant) for shot in policy.shots]
         prompt_ids = encode_prompt(self._tokenizer, question(group.record), group.system, group.prefix, shots)
         begun = asyncio.get_running_loop().time()
-        sequences = await self._engine.generate(prompt_ids, group.sampling, delivery.work.lane, delivery.id)
+        sequences = await self._engine.generate(
+            prompt_ids, group.sampling, lane=delivery.work.lane, request=delivery.id
+        )
         seconds = asyncio.get_running_loop().time() - begun
         completions = [
             m.Completion(self._tokenizer.decode(sequence.token_ids, skip_special_tokens=True), sequence.finish)

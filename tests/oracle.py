@@ -44,7 +44,7 @@ async def train(config: Config) -> tuple[dict[str, torch.Tensor], list[float]]:
     learner = LearnerStep(policy, step_options(config))
     options = config.pools["generator"].options
     engine = create("transformers", path, max_sequences=options["max_sequences"], max_tokens=options["max_tokens"])
-    engine.start()
+    await engine.start()
     recipe = from_mapping(dataclasses.asdict(config.recipe))
     pools = [pool.options["verifiers"] for pool in config.pools.values() if "verifiers" in pool.options]
     verifiers = [verifier(name, settings or {}) for pool in pools for name, settings in pool.items()]

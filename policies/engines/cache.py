@@ -9,6 +9,7 @@ it is in a left-padded `generate`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 import torch
@@ -38,21 +39,22 @@ class BatchLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
         self.keys, self.values = (buffer[:, :, :columns] for buffer in self.buffers)
         return self.keys, self.values
 
-    def join(self, key_states: Tensor, value_states: Tensor, rows: int) -> None:
-        """Adds `rows` rows that all begin with the columns [1, heads, length, features] of one prefill."""
+    def join(self, key_states: list[Tensor], value_states: list[Tensor]) -> None:
+        """Adds a row for each pair of [heads, tokens, features]."""
         if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-            self.keys, self.values = key_states[:0], value_states[:0]
-            length = key_states.shape[-2]
-        else:
-            length = max(self.keys.shape[-2], key_states.shape[-2])
+            self.lazy_initialization(key_states[0][None], value_states[0][None])
+            self.keys, self.values = (
+                states[0].new_zeros((0, len(states[0]), 0, states[0].shape[-1]))
+                for states in (key_states, value_states)
+            )
+        length = max(self.keys.shape[-2], *(states.shape[-2] for states in key_states))
         buffers = []
         for old, new in ((self.keys, key_states), (self.values, value_states)):
-            shape = (old.shape[0] + rows, new.shape[1], length + HEADROOM, new.shape[3])
-            buffer = new.new_zeros(shape)  # zeros: padding is masked, but 0 * NaN would still be NaN
-            if old.shape[0]:
-                buffer[: old.shape[0], :, length - old.shape[-2] : length] = old
-            buffer[old.shape[0] :, :, length - new.shape[-2] : length] = new
+            shape = (len(old) + len(new), len(new[0]), length + HEADROOM, new[0].shape[-1])
+            buffer = new[0].new_zeros(shape)  # zeros: padding is masked, but 0 * NaN would still be NaN
+            buffer[: len(old), :, length - old.shape[-2] : length] = old
+            for row, states in enumerate(new, len(old)):
+                buffer[row, :, length - states.shape[-2] : length] = states
             buffers.append(buffer)
         self.buffers = (buffers[0], buffers[1])
         self.keys, self.values = (buffer[:, :, :length] for buffer in self.buffers)
@@ -86,12 +88,17 @@ class BatchCache(Cache):  # type: ignore[misc]  # transformers is untyped here
     def columns(self) -> int:
         return int(self.layers[0].keys.shape[-2]) if self.layers else 0
 
-    def join(self, prefill: BatchCache, rows: int) -> None:
-        """Adds `rows` rows that all begin with the one row of `prefill`."""
-        while len(self.layers) < len(prefill.layers):
+    def join(self, rows: Sequence[list[Tensor]]) -> None:
+        """Adds rows, each as the keys and values [heads, tokens, features] of every layer in turn."""
+        while len(self.layers) < len(rows[0]) // 2:
             self.layers.append(BatchLayer())
-        for layer, new in zip(self.layers, prefill.layers, strict=True):
-            layer.join(new.keys, new.values, rows)
+        for number, layer in enumerate(self.layers):
+            layer.join([states[2 * number] for states in rows], [states[2 * number + 1] for states in rows])
+
+    def states(self, row: int, length: int, start: int = 0) -> list[Tensor]:
+        """A copy of a row of `length` tokens, from token `start` on, as `join` takes it."""
+        columns = slice(self.columns - length + start, None)
+        return [states[row, :, columns].clone() for layer in self.layers for states in (layer.keys, layer.values)]
 
     def keep(self, rows: list[int], drop: int) -> None:
         """Keeps `rows` (at least one), in the order given, and drops the first `drop` columns."""

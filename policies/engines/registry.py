@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from safeladder.policies.engines.base import Engine, EngineError
 
 ENGINES: Final = {
     "transformers": "safeladder.policies.engines.transformers_engine:TransformersEngine",
+    "vllm": "safeladder.policies.engines.vllm_engine:VllmEngine",
+    "sglang": "safeladder.policies.engines.sglang_engine:SglangEngine",
+    "simulated": "safeladder.policies.engines.simulated:SimulatedEngine",
 }
 
 
@@ -22,16 +26,31 @@ def create(
     device: str = "cpu",
     max_sequences: int = 16,
     max_tokens: int = 16_384,
+    options: Mapping[str, Any] | None = None,
 ) -> Engine:
-    """The engine `name` over the model folder `path`, whose weights count as `version`. Not started yet.
+    """The engine `name` (of `ENGINES`, or `module:Class`) over the model folder `path`; see `Engine.open`. Not started yet.
 
-    `max_sequences` samples decode together at most, over at most `max_tokens` tokens of key-value cache.
-    Raises EngineError for an unknown name, naming the known ones.
+    Raises EngineError for a name that leads to no engine, naming the known ones, and for an option that it does not have.
     """
-    if name not in ENGINES:
-        raise EngineError(f"no engine {name!r}; there are {', '.join(sorted(ENGINES))}")
-    module, _, kind = ENGINES[name].partition(":")
-    engine: Engine = getattr(importlib.import_module(module), kind).open(
-        path, version=version, dtype=dtype, device=device, max_sequences=max_sequences, max_tokens=max_tokens
-    )
-    return engine
+    kind = _kind(name)
+    limits = {"max_sequences": max_sequences, "max_tokens": max_tokens}
+    try:
+        return kind.open(path, version=version, dtype=dtype, device=device, **limits, **(options or {}))
+    except TypeError as error:
+        raise EngineError(f"the engine {name!r} does not take these options: {error}") from error
+
+
+def _kind(name: str) -> type[Engine]:
+    place = ENGINES.get(name, name)
+    module, separator, attribute = place.partition(":")
+    if not separator:
+        raise EngineError(
+            f"no engine {name!r}; there are {', '.join(sorted(ENGINES))}, and module:Class for one of your own"
+        )
+    try:
+        kind = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise EngineError(f"the engine {name!r} cannot be imported: {error}") from error
+    if not (isinstance(kind, type) and issubclass(kind, Engine)):
+        raise EngineError(f"{place} is not an Engine")
+    return kind

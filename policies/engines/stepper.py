@@ -3,117 +3,92 @@
 No thread and no clock decide anything here: the same submissions between the same steps give the same batches. The
 engine around it owns the thread; see `transformers_engine`.
 
-What gates a waiting request: its lane (interactive before evaluation before training, first come first served within
-one) and room for all its samples. A request that does not fit blocks those behind it, so a large one is never starved
-by small ones; what unblocks it is rows that finish.
+What gates a waiting request: its lane and priority (see `Waiting`) and room for all its samples. A request that does not
+fit blocks those behind it, so a large one is never starved by small ones; what unblocks it is rows that finish.
 
 The samples of a request share one prefill, are of one length at every step, and hence have no padding among themselves.
-A request that is alone in the batch goes through forwards whose shapes depend on it alone, so its tokens and
-log-probabilities are the same bit for bit whenever it runs alone. Beside others, its random numbers stay the same, but
-sums of another shape may round a probability in its last bits.
+A request that is alone in the batch, and whose prompt takes nothing from the prefix cache, goes through forwards whose
+shapes depend on it alone, so its tokens and log-probabilities are the same bit for bit whenever it runs so. Otherwise
+its random numbers stay the same, but sums of another shape may round a probability in its last bits.
 """
 
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import groupby
+from functools import partial
+from itertools import chain, groupby
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
-from safeladder.policies import weights
-from safeladder.policies.engines.base import EngineError, Finish, GeneratedSequence
-from safeladder.policies.engines.cache import BatchCache
+from safeladder.policies.engines.base import CachePolicy, EngineError, GeneratedSequence
+from safeladder.policies.engines.decoder import Decoder, States, TransformersDecoder, split, tokens
+from safeladder.policies.engines.prefixes import Prefixes, agreeing
+from safeladder.policies.engines.requests import Request, Row, Waiting
 from safeladder.policies.engines.sampling import draw, uniform
-from safeladder.protocol.messages import LANES, Lane, Sampling
+from safeladder.protocol.messages import Sampling
 
-UTF8_BYTES: Final = (
-    4  # a byte-level token may hold a quarter of a character, so a stop string spans at most this many a char
-)
+# A byte-level token may hold a quarter of a character, so a stop string spans at most this many a character.
+UTF8_BYTES: Final = 4
 COUNTERS: Final = (
-    *("requests", "prompt_tokens", "generated_tokens", "steps", "swaps", "peak_rows"),
-    *("prefill_s", "decode_s", "sampling_s", "swap_s"),
+    *("requests", "prompt_tokens", "cached_prompt_tokens", "generated_tokens", "scored_tokens", "steps", "swaps"),
+    *("peak_rows", "prefill_s", "decode_s", "sampling_s", "swap_s"),
 )
-
-
-@dataclass(slots=True, eq=False)
-class Row:
-    """One sample in the making. All its tokens but the newest stand in the cache."""
-
-    request: Request
-    sample: int
-    sequence: GeneratedSequence = field(default_factory=GeneratedSequence)
-    done: bool = False
-
-    @property
-    def cached(self) -> int:
-        """Tokens in the cache, which is also the position id of the newest token."""
-        return len(self.request.prompt_ids) + len(self.sequence.token_ids) - 1
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    name: str
-    prompt_ids: list[int]
-    sampling: Sampling
-    lane: Lane
-    rows: list[Row] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.rows = [Row(self, sample) for sample in range(self.sampling.samples)]
-
-    @property
-    def longest(self) -> int:
-        """Tokens of its longest row at the very end."""
-        return len(self.prompt_ids) + self.sampling.max_new_tokens
-
-    @property
-    def sequences(self) -> list[GeneratedSequence]:
-        return [row.sequence for row in self.rows]
-
-    def end(self, finish: Finish) -> None:
-        """Marks every row that is still going as finished in this way."""
-        for row in self.rows:
-            if not row.done:
-                row.sequence.finish, row.done = finish, True
 
 
 class Stepper:
-    """Owns model, cache and batch. `max_sequences` rows decode together at most; `max_tokens` bounds rows times
-    columns of the cache at its longest."""
+    """Owns decoder, batch and prefix cache.
 
-    def __init__(self, model: Any, tokenizer: Any, *, max_sequences: int, max_tokens: int, version: int = 0) -> None:
-        kinds = set(getattr(model.config.get_text_config(), "layer_types", None) or ()) - {
-            "full_attention",
-            "sliding_attention",
-        }
+    `max_sequences` rows decode together at most. `max_tokens` bounds rows times columns of the cache at its longest and
+    the prefix cache together, which lives in what the rows leave; `prefix_tokens` bounds the prefix cache further (0: none).
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        max_sequences: int,
+        max_tokens: int,
+        prefix_tokens: int | None = None,
+        version: int = 0,
+    ) -> None:
+        text = model.config.get_text_config()
+        kinds = set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
         if kinds:
             raise EngineError(
                 f"the transformers engine serves models of attention layers; this one has {sorted(kinds)}"
             )
         self.model, self.tokenizer, self.version = model, tokenizer, version
         self.max_sequences, self.max_tokens = max_sequences, max_tokens
+        self.prefix_tokens = max_tokens if prefix_tokens is None else min(prefix_tokens, max_tokens)
         self.vocabulary = int(model.get_input_embeddings().num_embeddings)
-        self.context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or max_tokens)
+        self.context = int(getattr(text, "max_position_embeddings", 0) or max_tokens)
         self.stop_ids = _stop_ids(model, tokenizer)
-        self.waiting: dict[Lane, deque[Request]] = {lane: deque() for lane in LANES}
+        self.decoder: Decoder = TransformersDecoder(model)
+        self.prefixes = Prefixes(self.prefix_tokens)
+        self.waiting = Waiting()
         self.rows: list[Row] = []
-        self.cache = BatchCache()
         self.statistics = dict.fromkeys(COUNTERS, 0.0)
+        self._remake = False  # the rows' cache, by the weights of now, before the next token
 
     # ------------------------------------------------------------------------------------------ between the steps
 
-    def refuse(self, prompt_ids: Sequence[int], sampling: Sampling) -> str | None:
+    def refuse(self, prompt_ids: Sequence[int], sampling: Sampling, begun: Sequence[GeneratedSequence]) -> str | None:
         """Why this request could never be served, or None."""
         length = len(prompt_ids) + sampling.max_new_tokens
         if not prompt_ids:
             return "the prompt is empty"
-        if min(prompt_ids) < 0 or max(prompt_ids) >= self.vocabulary:
-            return f"the prompt has token ids outside 0..{self.vocabulary - 1}"
+        if begun and len(begun) != sampling.samples:
+            return f"{len(begun)} samples are begun, {sampling.samples} are asked for"
+        if any(not len(start.token_ids) == len(start.logprobs) == len(start.versions) for start in begun):
+            return "a begun sample needs one log-probability and one version a token"
+        if any(len(start.token_ids) > sampling.max_new_tokens for start in begun):
+            return f"a begun sample has more than {sampling.max_new_tokens} tokens already"
+        if reason := self.foreign([*prompt_ids, *(token for start in begun for token in start.token_ids)]):
+            return reason
         if length > self.context:
             return (
                 f"{len(prompt_ids)} prompt + {sampling.max_new_tokens} new tokens exceed the context of {self.context}"
@@ -124,106 +99,177 @@ class Stepper:
             return f"{sampling.samples} samples of up to {length} tokens exceed max_tokens = {self.max_tokens}"
         return None
 
+    def foreign(self, ids: Sequence[int]) -> str | None:
+        if ids and (min(ids) < 0 or max(ids) >= self.vocabulary):
+            return f"there are token ids outside 0..{self.vocabulary - 1}"
+        return None
+
     def submit(self, request: Request) -> None:
-        self.waiting[request.lane].append(request)
+        self.waiting.put(request)
         self.statistics["requests"] += 1
 
-    def abort(self, name: str) -> list[Request]:
-        """Ends the requests of that name; returns them."""
-        running = {id(row.request): row.request for row in self.rows}
-        found = [request for request in self._everybody_waiting() if request.name == name]
-        for request in found:
-            self.waiting[request.lane].remove(request)
-        found += [request for request in running.values() if request.name == name]
-        for request in found:
-            request.end("abort")
-        self._drop_finished()
-        return found
+    def find(self, name: str) -> list[Request]:
+        """The requests of that name, waiting or running."""
+        return [request for request in [*self.waiting, *self.running] if request.name == name]
 
-    def swap(self, tensors: Mapping[str, Tensor], version: int) -> None:
+    def abort(self, request: Request) -> None:
+        """Ends a request, waiting or running; what it has so far stays in its rows."""
+        self.waiting.remove(request)
+        request.end("abort")
+        self._drop_finished()
+
+    def swap(
+        self, tensors: Mapping[str, Tensor], version: int, cache: CachePolicy = "keep", prepared: Any = None
+    ) -> None:
         """Replaces the weights in place; rows that are running go on with the new ones.
 
-        Their cached keys and values stay as the old weights made them, so the tokens of a row that lives through a swap
-        come from a mixture that no single version computes. Their log-probabilities are still those they were drawn
-        with. Raises WeightsError, before any change, for tensors that are not this model's.
+        With "keep", their cached keys and values stay as the old weights made them, so the tokens of a row that lives
+        through a swap come from a mixture that no single version computes. Their log-probabilities are still those they
+        were drawn with. With "recompute" the cache is made anew before the next token. Raises WeightsError, before any
+        change, for tensors that are not this model's.
         """
         start = time.perf_counter()
-        weights.copy_into(self.model, tensors)
+        self.decoder.load(tensors, prepared)
+        self.prefixes.clear()
         self.version = version
+        self._remake = bool(self.rows) and (cache == "recompute" or self._remake)
+        for row in self.rows:
+            row.current = False
         self.statistics["swaps"] += 1
         self.statistics["swap_s"] += time.perf_counter() - start
 
     @property
     def idle(self) -> bool:
-        return not self.rows and not any(self.waiting.values())
+        return not self.rows and not len(self.waiting)
+
+    @property
+    def running(self) -> list[Request]:
+        return list({id(row.request): row.request for row in self.rows}.values())
 
     def gauges(self) -> dict[str, float]:
         return {
             "running": float(len(self.rows)),
-            "waiting": float(sum(map(len, self.waiting.values()))),
-            "cache_tokens": float(len(self.rows) * self.cache.columns),
+            "waiting": float(len(self.waiting)),
+            "cache_tokens": float(len(self.rows) * self.decoder.columns + self.prefixes.tokens),
+            "prefix_tokens": float(self.prefixes.tokens),
+            "cache_capacity": float(self.max_tokens),
         }
+
+    @torch.inference_mode()
+    def score(self, prompt_ids: Sequence[int], completion_ids: Sequence[int], temperature: float) -> list[float]:
+        """See `Engine.score`. The logits [completion, V] exist at once, in the model's own type."""
+        ids = [*prompt_ids, *completion_ids]
+        logits = self.model(
+            input_ids=self._tensor([ids[:-1]]), use_cache=False, logits_to_keep=len(completion_ids)
+        ).logits[0]
+        chosen = self._tensor(list(completion_ids))[:, None]
+        self.statistics["scored_tokens"] += len(completion_ids)
+        found: list[Tensor] = [
+            (part.float() / temperature).log_softmax(-1).gather(-1, token)
+            for part, token in zip(torch.split(logits, 256), torch.split(chosen, 256), strict=True)
+        ]
+        return [float(value) for part in found for value in part[:, 0]]
 
     # ------------------------------------------------------------------------------------------------------ a step
 
     @torch.inference_mode()
     def step(self) -> list[Request]:
         """Admits what fits, then decodes one token for every row. Returns the requests that are complete now."""
-        before = {id(row.request): row.request for row in self.rows}
-        while (request := self._next_fitting()) is not None:
-            self.waiting[request.lane].popleft()
-            before[id(request)] = request
-            self._prefill(request)
+        if self._remake:
+            self._recompute()
+        before = {id(request): request for request in self.running}
+        admitted = self._admitted()
+        if admitted:
+            before |= {id(request): request for request in admitted}
+            self._begin([request for request in admitted if request.going])
         if self.rows:
             self._decode()
-        return [request for request in before.values() if all(row.done for row in request.rows)]
+        return [request for request in before.values() if not request.going]
 
-    def _everybody_waiting(self) -> list[Request]:
-        return [request for lane in LANES for request in self.waiting[lane]]
+    def _admitted(self) -> list[Request]:
+        """Takes the waiting requests that fit beside the rows there are, in their order."""
+        admitted: list[Request] = []
+        rows, longest = len(self.rows), max((row.request.longest for row in self.rows), default=0)
+        while (request := self.waiting.first()) is not None:
+            rows, longest = rows + len(request.going), max(longest, request.longest)
+            if rows > self.max_sequences or rows * longest > self.max_tokens:
+                break
+            admitted.append(self.waiting.take())
+            self._give_room(self.max_tokens - rows * longest)
+        return admitted
 
-    def _next_fitting(self) -> Request | None:
-        request = next((queue[0] for queue in self.waiting.values() if queue), None)
-        if request is None:
-            return None
-        rows = len(self.rows) + len(request.rows)
-        longest = max([request.longest, *(row.request.longest for row in self.rows)])
-        return request if rows <= self.max_sequences and rows * longest <= self.max_tokens else None
+    def _give_room(self, left: int) -> None:
+        self.prefixes.capacity = min(self.prefix_tokens, left)
+        self.prefixes.shrink()
 
-    def _prefill(self, request: Request) -> None:
-        """One forward over the prompt [1, P] draws the first token of every sample; the rows then join the batch."""
+    def _begin(self, requests: Sequence[Request]) -> None:
+        """Computes the prompts and draws the first token of every sample that has none; its rows then join the batch."""
+        if not requests:
+            return
         start = time.perf_counter()
-        cache = BatchCache()
-        logits = self.model(
-            input_ids=self._tensor([request.prompt_ids]),
-            position_ids=self._tensor([list(range(len(request.prompt_ids)))]),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        befores = []
+        for request in requests:
+            ids = request.prompt_ids
+            self._offer_rows(ids)
+            befores.append(self.prefixes.find(ids, len(ids) - 1))  # the last token's logits are asked for
+            self.statistics["prompt_tokens"] += len(ids)
+            self.statistics["cached_prompt_tokens"] += tokens(befores[-1])
+        prompts, logits = self._fill([request.prompt_ids for request in requests], befores)
+        for request, states in zip(requests, prompts, strict=True):
+            self.prefixes.insert(request.prompt_ids, partial(split, states))
         self.statistics["prefill_s"] += time.perf_counter() - start
-        self.statistics["prompt_tokens"] += len(request.prompt_ids)
-        self._sample(logits.expand(len(request.rows), -1), request.rows)
-        going = [row for row in request.rows if not row.done]
-        if going:
-            self.cache.join(cache, len(going))
-            self.rows += going
+        fresh = [[row for row in request.going if not row.sequence.token_ids] for request in requests]
+        if any(fresh):
+            times = self._tensor([len(rows) for rows in fresh])
+            self._sample(logits.repeat_interleave(times, 0), list(chain.from_iterable(fresh)))
+        self._join(
+            [row for request in requests for row in request.going], dict(zip(map(id, requests), prompts, strict=True))
+        )
         self.statistics["peak_rows"] = max(self.statistics["peak_rows"], len(self.rows))
+
+    def _fill(self, ids: Sequence[list[int]], befores: Sequence[States]) -> tuple[list[States], Tensor]:
+        return self.decoder.extend(
+            [(all_[tokens(before) :], before) for all_, before in zip(ids, befores, strict=True)]
+        )
+
+    def _join(self, rows: list[Row], prompts: Mapping[int, States]) -> None:
+        """Adds rows to the batch, computing what they have behind their prompts but the newest token."""
+        start = time.perf_counter()
+        states = [prompts[id(row.request)] for row in rows]
+        begun = [at for at, row in enumerate(rows) if len(row.sequence.token_ids) > 1]
+        if begun:
+            tails, _ = self.decoder.extend([(rows[at].sequence.token_ids[:-1], states[at]) for at in begun])
+            for at, tail in zip(begun, tails, strict=True):
+                states[at] = tail
+        if rows:
+            self.decoder.join(states)
+            self.rows += rows
+        self.statistics["prefill_s"] += time.perf_counter() - start
+
+    def _recompute(self) -> None:
+        """Makes the cache of all rows anew by the weights of now."""
+        start = time.perf_counter()
+        rows, requests = self.rows, self.running
+        self._remake, self.rows = False, []
+        self.decoder.keep([], [])
+        prompts, _ = self._fill([request.prompt_ids for request in requests], [[] for _ in requests])
+        self._join(rows, dict(zip(map(id, requests), prompts, strict=True)))
+        for row in rows:
+            row.current = True
+        self.statistics["swap_s"] += time.perf_counter() - start
+
+    def _offer_rows(self, ids: list[int]) -> None:
+        """Puts into the prefix cache what `ids` have in common with a running row, where that is more than it holds."""
+        known = self.prefixes.matched(ids)
+        for number, row in enumerate(self.rows):
+            common = agreeing(row.cached_ids, ids) if row.current else 0
+            if common > known:
+                self.prefixes.insert(ids[:common], partial(self.decoder.states, number, row.cached))
+                known = common
 
     def _decode(self) -> None:
         start = time.perf_counter()
-        columns = self.cache.columns
-        padding = self._tensor([columns - row.cached for row in self.rows])
-        mask = None  # rows of one length need none, and attention is faster without
-        if any(row.cached < columns for row in self.rows):
-            mask = (torch.arange(columns + 1, device=self.model.device) >= padding[:, None]).long()
-        logits = self.model(
-            input_ids=self._tensor([[row.sequence.token_ids[-1]] for row in self.rows]),
-            position_ids=self._tensor([[row.cached] for row in self.rows]),
-            attention_mask=mask,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+        logits = self.decoder.step([row.sequence.token_ids[-1] for row in self.rows], [row.cached for row in self.rows])
         self.statistics["decode_s"] += time.perf_counter() - start
         self.statistics["steps"] += 1
         self._sample(logits, self.rows)
@@ -239,9 +285,9 @@ class Stepper:
                 uniform(row.request.sampling.seed, row.sample, len(row.sequence.token_ids)) for row in neighbours
             ]
             sampling = neighbours[0].request.sampling
-            tokens, logprobs = draw(logits[at : at + len(neighbours)], sampling, uniforms)
+            drawn, logprobs = draw(logits[at : at + len(neighbours)], sampling, uniforms)
             at += len(neighbours)
-            for row, token, logprob in zip(neighbours, tokens, logprobs, strict=True):
+            for row, token, logprob in zip(neighbours, drawn, logprobs, strict=True):
                 self._append(row, token, logprob)
         self.statistics["generated_tokens"] += len(rows)
         self.statistics["sampling_s"] += time.perf_counter() - start
@@ -252,9 +298,9 @@ class Stepper:
         sequence.logprobs.append(logprob)
         sequence.versions.append(self.version)
         if token in self.stop_ids or (sampling.stop and self._stopped(sequence.token_ids, sampling.stop)):
-            sequence.finish, row.done = "stop", True
+            row.end("stop")
         elif len(sequence.token_ids) >= sampling.max_new_tokens:
-            sequence.finish, row.done = "length", True
+            row.end("length")
 
     def _stopped(self, token_ids: Sequence[int], stop: Sequence[str]) -> bool:
         """Whether a stop string has just been completed; only the tail that could hold the longest one is decoded."""
@@ -263,15 +309,17 @@ class Stepper:
         return any(string in text for string in stop)
 
     def _drop_finished(self) -> None:
+        """Takes the finished rows out of the batch; the prefix cache keeps what it has room for."""
         kept = [index for index, row in enumerate(self.rows) if not row.done]
         if len(kept) == len(self.rows):
             return
+        for number, row in enumerate(self.rows):
+            if row.done and row.current:
+                self.prefixes.insert(row.cached_ids, partial(self.decoder.states, number, row.cached))
         self.rows = [self.rows[index] for index in kept]
-        if self.rows:
-            columns = self.cache.columns
-            self.cache.keep(kept, min(columns - row.cached for row in self.rows))
-        else:
-            self.cache = BatchCache()
+        self.decoder.keep(kept, [row.cached for row in self.rows])
+        # What the rows need at their longest was set aside when they came; those that are gone give it back.
+        self._give_room(self.max_tokens - len(self.rows) * max((row.request.longest for row in self.rows), default=0))
 
     def _tensor(self, values: Any) -> Tensor:
         return torch.tensor(values, device=self.model.device)

@@ -21,8 +21,9 @@ from safeladder.policies import model as models
 from safeladder.policies import weights
 from safeladder.policies.engines.base import EngineError
 from safeladder.policies.engines.registry import create
+from safeladder.policies.engines.requests import Request
 from safeladder.policies.engines.sampling import draw, truncate, uniform
-from safeladder.policies.engines.stepper import Request, Stepper
+from safeladder.policies.engines.stepper import Stepper
 from safeladder.policies.engines.transformers_engine import TransformersEngine
 from safeladder.policies.model import encode_prompt
 from safeladder.policies.scoring import completion_logprobs
@@ -46,7 +47,7 @@ def tiny(folder):
 def with_engine(tiny: Any, use: Callable[[TransformersEngine], Awaitable[Any]], **limits: int) -> Any:
     async def main() -> Any:
         engine = TransformersEngine(*tiny, **limits)
-        engine.start()
+        await engine.start()
         try:
             async with asyncio.timeout(DEADLINE_S):
                 return await use(engine)
@@ -222,7 +223,7 @@ from safeladder.policies.engines.registry import create
 from safeladder.protocol.messages import Sampling
 async def main():
     engine = create("transformers", Path(sys.argv[1]), max_sequences=4)
-    engine.start()
+    await engine.start()
     ids = models.encode_prompt(models.load_tokenizer(Path(sys.argv[1])), "hello")
     others = [engine.generate(ids[:n], Sampling(samples=4, max_new_tokens=9, seed=n)) for n in (3, 5)]
     async with asyncio.timeout(60):
@@ -351,9 +352,9 @@ def test_the_batch_never_exceeds_its_rows_or_its_cache(folder, plans, data):
             stepper.submit(waiting.pop())
         done += len(stepper.step())
         assert len(stepper.rows) <= 5
-        assert len(stepper.rows) * stepper.cache.columns <= 150
+        assert len(stepper.rows) * stepper.decoder.columns <= 150
         if stepper.rows:
-            assert stepper.cache.columns == max(row.cached for row in stepper.rows), "no column is padding everywhere"
+            assert stepper.decoder.columns == max(row.cached for row in stepper.rows), "no column is padding everywhere"
     assert done == expected
 
 
@@ -492,7 +493,7 @@ def test_stop_fails_what_is_pending_and_may_be_called_again(tiny):
         await engine.stop()
         with pytest.raises(EngineError, match="not running"):
             await engine.generate([5], Sampling())
-        engine.start()
+        await engine.start()
         pending = asyncio.create_task(engine.generate([5], Sampling(max_new_tokens=2000, temperature=5.0)))
         await until(lambda: engine.statistics()["generated_tokens"] > 1)
         async with asyncio.timeout(DEADLINE_S):
@@ -502,7 +503,7 @@ def test_stop_fails_what_is_pending_and_may_be_called_again(tiny):
             await engine.stop()
         assert engine.error is None
         with pytest.raises(EngineError, match="started once"):
-            engine.start()
+            await engine.start()
 
     asyncio.run(main())
 
