@@ -50,7 +50,7 @@ class Trouble:
 def after(running: Running, holds: Callable[[dict[str, Any]], bool]) -> None:
     """Waits for a step, begun from now on, of which that holds."""
     seen = running.steps
-    running.until(lambda: any(holds(step) for step in running.events("learner", "step.completed")[seen + 1 :]))
+    running.until(lambda: any(holds(step) for step in running.events("learner", "step.completed")[seen + 1 :]), 200)
 
 
 def test_verifiers_that_hang_talk_nonsense_or_die_earn_nobody_anything(
