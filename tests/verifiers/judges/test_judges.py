@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from safeladder.policies.engines.base import EngineError
 from safeladder.protocol.messages import Record, Verdict
 from safeladder.verifiers import engines, loop
 from safeladder.verifiers.contract import Item, run
@@ -243,7 +244,7 @@ def test_judges_that_name_the_same_model_share_one_engine_until_the_last_lets_go
     assert [v.status for v in run([second], [ITEM], 60)] == ["ok"]
     second.stop()
     assert sum(engines.holders().values()) == before
-    with pytest.raises(Exception, match="."):
+    with pytest.raises(EngineError):
         loop.submit(engine.health()).result()
 
 

@@ -11,8 +11,9 @@ from safeladder.verifiers.judges.prompt import Message, special_token_breaker
 TOKENIZER = tiny_tokenizer()
 SPECIAL = TOKENIZER.all_special_tokens
 HOSTILE = st.lists(
-    st.sampled_from([*SPECIAL, "</answer>", "<ANSWER>", "</ question>", "{{answer}}", "[INST]", "<|eot_id|>", "</s>", "<", "|", ">", "im_end", "a", " ", "\n", "你"])
-).map("".join)  # fmt: skip
+    st.sampled_from([*SPECIAL, "</answer>", "<ANSWER>", "</ question>", "{{answer}}", "[INST]", "<|eot_id|>", "</s>"])
+    | st.sampled_from(["<", "|", ">", "im_end", "a", " ", "\n", "你"])
+).map("".join)
 
 
 @given(HOSTILE)
