@@ -64,7 +64,8 @@ class Decoder(ABC):
 
     @abstractmethod
     def keep(self, rows: Sequence[int], lengths: Sequence[int]) -> None:
-        """Keeps these rows (ascending numbers, perhaps none), which become the rows 0, 1, ..., of these lengths."""
+        """Keeps these rows (perhaps none), which become the rows 0, 1, ..., of these lengths. One that moves comes from
+        behind all that are kept."""
 
     @abstractmethod
     def prepare(self, tensors: Mapping[str, Tensor]) -> Any:

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from safeladder.policies.engines.base import CachePolicy, EngineError, GeneratedSequence
 from safeladder.policies.engines.decoder import Decoder, States, TransformersDecoder, split, tokens
+from safeladder.policies.engines.llama import LlamaDecoder, serves
 from safeladder.policies.engines.prefixes import Prefixes, agreeing
 from safeladder.policies.engines.requests import Request, Row, Waiting
 from safeladder.policies.engines.sampling import draw, uniform
@@ -67,7 +68,7 @@ class Stepper:
         self.vocabulary = int(model.get_input_embeddings().num_embeddings)
         self.context = int(getattr(text, "max_position_embeddings", 0) or max_tokens)
         self.stop_ids = _stop_ids(model, tokenizer)
-        self.decoder: Decoder = TransformersDecoder(model)
+        self.decoder: Decoder = LlamaDecoder(model) if serves(model) else TransformersDecoder(model)
         self.prefixes = Prefixes(self.prefix_tokens)
         self.waiting = Waiting()
         self.rows: list[Row] = []
@@ -313,6 +314,9 @@ class Stepper:
         kept = [index for index, row in enumerate(self.rows) if not row.done]
         if len(kept) == len(self.rows):
             return
+        # Rows from the end fill the gaps, so that few of them move.
+        fill = iter([index for index in kept if index >= len(kept)])
+        kept = [next(fill) if self.rows[index].done else index for index in range(len(kept))]
         for number, row in enumerate(self.rows):
             if row.done and row.current:
                 self.prefixes.insert(row.cached_ids, partial(self.decoder.states, number, row.cached))
