@@ -13,7 +13,8 @@ credit. A plain function runs in one worker thread, one at a time; with `batch` 
 called, with up to that many deliveries.
 
 The base (`actors/runtime.py`) owns leases, handing on, beats, progress, drain and stop. An exception gives the work back to be
-tried again; after `hub.max_attempts` it becomes a dead letter. `Reject` sets it aside at once, `Postpone` gives it back uncounted.
+tried again; after `hub.max_attempts` it becomes a dead letter. `Reject` sets it aside at once, `Postpone` gives it back
+uncounted, and so does returning a `HandBack`, with what has been made of it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import structlog
 
 from safeladder.launch.config import Config, Pool
 from safeladder.protocol import messages as m
-from safeladder.protocol.codec import Arrays
+from safeladder.protocol.codec import Arrays, Parcel, pack
 from safeladder.protocol.transport import Link
 
 
@@ -59,16 +60,27 @@ class Ended:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class HandBack:
+    """Not finished, through no fault of the work: it goes back to its queue as `output`, and the attempt does not count.
+
+    Whoever gets it next finds that payload and those arrays. For an actor that is told to stop in the middle of a long work.
+    """
+
+    reason: str
+    output: Output
+
+
 class Keep:
     """The actor keeps the lease and will settle it later with `Delivery.finish` or `Delivery.give_back`."""
 
 
-Outcome = m.Payload | Output | Ended | Keep | type[Keep] | None
+Outcome = m.Payload | Output | Ended | HandBack | Keep | type[Keep] | None
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Delivery:
-    """One leased work, decoded. `arrays` are read-only views of the received frames."""
+    """One leased work, decoded. `arrays` are read-only views of the received frames. `revoked`: the lease no longer stands."""
 
     lease: int
     attempt: int
@@ -76,6 +88,7 @@ class Delivery:
     payload: m.Payload
     arrays: Arrays
     link: Link = field(repr=False)
+    revoked: bool = False
 
     @property
     def id(self) -> str:
@@ -96,9 +109,20 @@ class Delivery:
         """Settles a kept lease: the work has had its effect."""
         self.link.done(self.lease)
 
-    def give_back(self, reason: str, restart: bool = False) -> None:
-        """Returns a kept lease without an attempt being counted; `restart` sends the work to its first stop."""
-        self.link.fail(self.lease, reason, restart=restart, returned=not restart)
+    def give_back(self, reason: str, restart: bool = False, output: Output | None = None) -> None:
+        """Returns a kept lease without an attempt being counted; `restart` sends the work to its first stop.
+
+        `output` is what the work has become: it waits at this stop as that. Not together with `restart`. Without effect when
+        the lease was revoked.
+        """
+        if self.revoked:
+            return
+        partial = output and self.pack(output, self.work.stop)
+        self.link.fail(self.lease, reason, restart=restart, returned=not restart, partial=partial)
+
+    def pack(self, output: Output, stop: int) -> Parcel:
+        """This work with another content, at `stop` of its route."""
+        return pack(output.payload, output.arrays, id=self.id, route=self.work.route, stop=stop)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,22 +3,27 @@
 Inbox: groups without completions. Outbox: the same with completions and their arrays. Two things block it: the engine's capacity
 (requests wait inside the engine, by lane), and weights that are too old for a group (`min_version`), for which it waits
 `version_wait_s` and then gives the group back. The learner unblocks it by publishing. If the learner dies, the generator goes on
-with the weights it has. If this process dies, the hub gives its groups to another; what was half written is written again.
+with the weights it has. If this process is told to stop, it hands its groups back at once with the tokens that they have, and
+another goes on from there (`continuation.py`). If it dies, the hub gives its groups to another, which begins anew.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import copy
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 
-from safeladder.actors.actor import Actor, ActorError, Delivery, Output, Postpone
+from safeladder.actors.actor import Actor, ActorError, Delivery, HandBack, Output, Postpone, Reject
+from safeladder.actors.continuation import Misfit, output, sequences_of, tokens, unfinished, version_range
+from safeladder.policies.engines.base import EngineError, GeneratedSequence
 from safeladder.protocol import messages as m
+
+CANCEL_S = 5.0  # for a part of the work to end after it was cancelled
 
 
 class Generator(Actor):
@@ -84,7 +89,6 @@ class Generator(Actor):
 
     async def _take(self, wanted: Mapping[str, Any] | None) -> None:
         """Loads a publication between two decode steps. One that has been retired meanwhile is passed over."""
-        from safeladder.policies.engines.base import EngineError
         from safeladder.policies.weights import WeightsError
 
         if not wanted or not wanted.get("directory") or wanted["version"] <= self._engine.version:
@@ -100,42 +104,89 @@ class Generator(Actor):
         async with self._version_changed:
             self._version_changed.notify_all()
 
-    async def handle(self, delivery: Delivery) -> Output:
+    async def handle(self, delivery: Delivery) -> Output | HandBack:
         from safeladder.policies.model import encode_prompt
 
         group = delivery.group
-        await self._recent_enough(group.min_version)
-        policy = self.config.policy
-        shots = [(shot.user, shot.assistant) for shot in policy.shots]
-        prompt_ids = encode_prompt(self._tokenizer, question(group.record), group.system, group.prefix, shots)
-        begun = asyncio.get_running_loop().time()
-        sequences = await self._engine.generate(
-            prompt_ids, group.sampling, lane=delivery.work.lane, request=delivery.id
+        if not await self._unless_stopping(self._recent_enough(group.min_version)):
+            raise Postpone("the worker is stopping")
+        if (
+            "prompt_ids" in delivery.arrays
+        ):  # of a search, which continues exactly these, or of a group that was handed back
+            prompt_ids = delivery.arrays["prompt_ids"].tolist()
+        else:
+            policy = self.config.policy
+            shots = earlier_turns(group.record) or [(shot.user, shot.assistant) for shot in policy.shots]
+            prompt_ids = encode_prompt(self._tokenizer, question(group.record), group.system, group.prefix, shots)
+        sequences = self._begun(delivery, prompt_ids)
+        kept = tokens(sequences)
+        since = asyncio.get_running_loop().time()
+        whole = await self._unless_stopping(self._sample(delivery, prompt_ids, sequences))
+        if delivery.revoked or (tokens(sequences) == kept and not whole):
+            raise Postpone("the lease was revoked" if delivery.revoked else "the worker is stopping")
+        made = output(group, prompt_ids, sequences, self._decode)
+        counts = {"id": delivery.id, "tokens": tokens(sequences), "kept": kept, "versions": version_range(sequences)}
+        if whole and unfinished(made.payload):
+            raise EngineError(f"the engine has aborted {delivery.id!r}, which nobody asked for")
+        if unfinished(made.payload):
+            self.log.info("group.handed_back", **counts)
+            return HandBack("the worker is stopping", made)
+        self.log.info("group.generated", seconds=round(asyncio.get_running_loop().time() - since, 3), **counts)
+        return made
+
+    def _begun(self, delivery: Delivery, prompt_ids: Sequence[int]) -> list[GeneratedSequence]:
+        """What another generator made of this group before it was stopped; empty sequences where there is nothing to go on from."""
+        group = delivery.group
+        if unfinished(group):
+            try:
+                sequences = sequences_of(group, delivery.arrays, prompt_ids)
+            except Misfit as reason:
+                self.log.warning("group.begun_anew", id=delivery.id, reason=str(reason))
+            else:
+                kept = {"tokens": tokens(sequences), "versions": version_range(sequences)}
+                self.log.info("group.continued", id=delivery.id, version=self._engine.version, **kept)
+                return sequences
+        return [GeneratedSequence() for _ in range(group.sampling.samples)]
+
+    async def _sample(
+        self, delivery: Delivery, prompt_ids: Sequence[int], sequences: Sequence[GeneratedSequence]
+    ) -> None:
+        """Brings `sequences` to their ends, token by token. Cancelled, it leaves in them what has come until then."""
+        begun = copy.deepcopy(list(sequences))  # the engine's own: ours grow meanwhile
+        chunks = self._engine.stream(
+            prompt_ids,
+            delivery.group.sampling,
+            lane=delivery.work.lane,
+            request=self._request(delivery),
+            begun=begun if tokens(begun) else (),
         )
-        seconds = asyncio.get_running_loop().time() - begun
-        completions = [
-            m.Completion(self._tokenizer.decode(sequence.token_ids, skip_special_tokens=True), sequence.finish)
-            for sequence in sequences
-        ]
-        lengths = np.array([len(sequence.token_ids) for sequence in sequences], np.int32)
-        arrays = {
-            "prompt_ids": np.array(prompt_ids, np.int32),
-            "lengths": lengths,
-            "completion_ids": np.concatenate([np.array(s.token_ids, np.int32) for s in sequences]),
-            "behaviour_logprobs": np.concatenate([np.array(s.logprobs, np.float32) for s in sequences]),
-            "versions": np.concatenate([np.array(s.versions, np.int32) for s in sequences]),
-        }
-        self.log.info(
-            "group.generated",
-            id=delivery.id,
-            tokens=int(lengths.sum()),
-            seconds=round(seconds, 3),
-            versions=[int(arrays["versions"].min(initial=2**31 - 1)), int(arrays["versions"].max(initial=0))],
-        )
-        return Output(msgspec.structs.replace(group, completions=completions), arrays)
+        async for chunk in chunks:
+            sequences[chunk.sample].extend(chunk)
+
+    async def _unless_stopping(self, part: Coroutine[Any, Any, None]) -> bool:
+        """Runs `part` to its end. False when the process was told to stop before that: `part` has been cancelled."""
+        running, stop = asyncio.create_task(part), asyncio.create_task(self.stopping.wait())
+        try:
+            await asyncio.wait({running, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                running.result()
+                return True
+            return False
+        finally:
+            stop.cancel()
+            if running.cancel():
+                await asyncio.wait({running}, timeout=CANCEL_S)
+
+    def _decode(self, token_ids: list[int]) -> str:
+        return self._tokenizer.decode(token_ids, skip_special_tokens=True)
 
     def revoked(self, delivery: Delivery) -> None:
-        self._engine.abort(delivery.id)
+        self._engine.abort(self._request(delivery))
+
+    @staticmethod
+    def _request(delivery: Delivery) -> str:
+        """Of the lease too: the same work may come again while its former request is still ending."""
+        return f"{delivery.id}#{delivery.lease}"
 
     async def _recent_enough(self, version: int) -> None:
         try:
@@ -149,6 +200,16 @@ class Generator(Actor):
 
     async def stop(self) -> None:
         await self._engine.stop()
+
+
+def earlier_turns(record: m.Record) -> list[tuple[str, str]]:
+    """The turns before the prompt, as (user, assistant) pairs: what `extra["turns"]` holds of a conversation."""
+    turns = msgspec.convert(record.extra.get("turns", []), list[m.Turn])
+    contents = [turn.content for turn in turns]
+    roles = [turn.role for turn in turns]
+    if roles != ["user", "assistant"] * (len(roles) // 2):
+        raise Reject(f"{record.id!r}: earlier turns are pairs of user and assistant, these are {roles}")
+    return list(zip(contents[::2], contents[1::2], strict=True))
 
 
 def question(record: m.Record) -> str:

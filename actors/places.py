@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safeladder.actors.actor import Delivery, Reject
 from safeladder.launch.config import Config
 from safeladder.policies.batch import TrainingGroup
-from safeladder.policies.recipe import Recipe, RecipeError, Rewards, rewards
+from safeladder.policies.recipe import Recipe, RecipeError, Rewards, normalised_apart, rewards
 from safeladder.policies.thought import thought_length
 
 if TYPE_CHECKING:
@@ -72,6 +72,7 @@ class Preparation:
         completions = np.split(arrays["completion_ids"], ends)
         kept = np.split(arrays["kept"].astype(np.bool_), ends) if "kept" in arrays else None
         family = self._recipe.family(group.record.label)
+        channels, weights = normalised_apart(earned.terms, family)
         unknown = np.full(len(group.completions), np.nan)
         training = TrainingGroup(
             id=delivery.id,
@@ -83,8 +84,8 @@ class Preparation:
             valid=earned.valid,
             reference=np.split(arrays["reference_logprobs"], ends) if "reference_logprobs" in needed else None,
             kept=kept,
-            channels=earned.terms,
-            channel_weights={name: term.weight for name, term in family.terms.items()},
+            channels=channels,
+            channel_weights=weights,
             # a family that does not name a constrained cost has nothing to say of it
             costs={**dict.fromkeys(self._config.constraints, unknown), **earned.costs},
             thought_lengths=self._thought_lengths(completions, kept),

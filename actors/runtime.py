@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from weakref import WeakValueDictionary
 
-from safeladder.actors.actor import Actor, Context, Delivery, Ended, Keep, Outcome, Output, Postpone, Reject
+from safeladder.actors.actor import Actor, Context, Delivery, Ended, HandBack, Keep, Outcome, Output, Postpone, Reject
 from safeladder.protocol import codec
 from safeladder.protocol import link as links
 
@@ -155,8 +155,14 @@ class Runtime:
         return [await loop.run_in_executor(self._executor, actor.handle, deliveries[0])]
 
     def _settle(self, actor: Actor, delivery: Delivery, outcome: Outcome, seconds: float) -> None:
+        if delivery.revoked:
+            return  # another has the work: this outcome would be refused as stale
         if outcome is Keep or isinstance(outcome, Keep):
             self._kept[delivery.lease] = delivery
+            return
+        if isinstance(outcome, HandBack):
+            actor.log.info("work.handed_back", id=delivery.id, reason=outcome.reason)
+            delivery.give_back(outcome.reason, output=outcome.output)
             return
         self.handled += 1
         link, work = delivery.link, delivery.work
@@ -172,7 +178,7 @@ class Runtime:
         else:
             output = outcome if isinstance(outcome, Output) else Output(outcome, delivery.arrays)  # type: ignore[arg-type]
             stop = work.stop if delivery.last_stop else work.stop + 1
-            parcel = codec.pack(output.payload, output.arrays, id=work.id, route=work.route, stop=stop)
+            parcel = delivery.pack(output, stop)
             link.done(delivery.lease, [parcel] if stop > work.stop or work.reply_to else [])
         actor.log.debug("work.handled", id=work.id, queue=work.route[work.stop], seconds=round(seconds, 4))
 
@@ -192,6 +198,7 @@ class Runtime:
             case links.Revoked():
                 delivery = self._active.get(event.lease) or self._kept.pop(event.lease, None)
                 if delivery is not None:
+                    delivery.revoked = True
                     actor.log.info("lease.revoked", id=delivery.id)
                     actor.revoked(delivery)
             case links.Noticed():
@@ -216,7 +223,10 @@ class Runtime:
         self._waiting.put_nowait(Delivery(event.lease, event.attempt, event.parcel.work, payload, arrays, link))
 
     async def _drain(self, actor: Actor) -> None:
-        """What was not begun goes back, what was begun may end, the rest goes back with the good-bye."""
+        """What was not begun goes back, what was begun may end or be handed back, the rest goes back with the good-bye.
+
+        Half of `drain_s` is for that, the other half for the actor's own stop; the link has a deadline of its own.
+        """
         actor.link.set_credit(0)
         while not self._waiting.empty():
             self._waiting.get_nowait().give_back("the worker is stopping")
@@ -224,6 +234,9 @@ class Runtime:
             await asyncio.wait(self._tasks, timeout=self.drain_s / 2)
         for task in self._tasks:
             task.cancel()
-        await actor.stop()
-        self._executor.shutdown(wait=False, cancel_futures=True)
-        await asyncio.to_thread(actor.link.close, "stopped")
+        try:
+            async with asyncio.timeout(self.drain_s / 2):
+                await actor.stop()
+        finally:
+            self._executor.shutdown(wait=False, cancel_futures=True)
+            await asyncio.to_thread(actor.link.close, "stopped")

@@ -10,6 +10,7 @@ import os
 import shutil
 import socket
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,11 @@ from typing import Any, Final, Literal, TextIO
 import psutil
 from rich.table import Table
 
+from safeladder.launch import tasks
 from safeladder.launch.config import Config, ConfigError, nearest
 from safeladder.launch.factory import actor_class, actor_options
 from safeladder.launch.processes import worker_names
+from safeladder.launch.recipe_files import GENERATOR, LEARNER, REFERENCE
 from safeladder.launch.terminal import console
 from safeladder.policies import staleness
 from safeladder.protocol.keys import KeyFileError, load_hub, load_worker
@@ -29,9 +32,6 @@ from safeladder.verifiers import registry
 
 IPC_PATH_BYTES: Final = 107  # of sockaddr_un, without its final zero
 EMBEDDED_BYTES: Final = 538_000_000
-GENERATOR, REFERENCE, LEARNER = (
-    f"safeladder.actors.{module}" for module in ("generator:Generator", "reference:Reference", "learner:Learner")
-)
 
 Level = Literal["error", "warning"]
 
@@ -270,6 +270,11 @@ def learner_rules(config: Config) -> Findings:
             yield Finding(
                 "error", f"constraints.{name}", f"no family of the recipe has this cost{nearest(name, sorted(costs))}"
             )
+    if list(config.learner.advantage) != ["gdpo"]:
+        for label, family in config.recipe.families.items():
+            for verifier in (name for name, term in family.terms.items() if term.apart):
+                message = "needs learner.advantage: gdpo, the only rule that normalises terms apart"
+                yield Finding("error", f"recipe.families.{label}.terms.{verifier}.apart", message)
     if config.learner.length_rewards or config.learner.length_advantage:
         for label, family in config.recipe.families.items():
             if not any(term.qualifies is not None for term in family.terms.values()):
@@ -357,12 +362,28 @@ def model_bytes(config: Config) -> int:
 
 
 def data(config: Config) -> Findings:
-    """The task files are there."""
-    for index, source in enumerate(config.data.tasks):
-        if source != "embedded" and not Path(source).expanduser().is_file():
-            yield Finding("error", f"data.tasks[{index}]", f"there is no file {source}")
-    if not config.data.tasks:
+    """The task files are there and can be read, and every record belongs to a family of the recipe."""
+    sources, known = config.data.tasks, config.recipe.families
+    absent = [
+        index
+        for index, source in enumerate(sources)
+        if source != "embedded" and not Path(source).expanduser().is_file()
+    ]
+    for index in absent:
+        yield Finding("error", f"data.tasks[{index}]", f"there is no file {sources[index]}")
+    if not sources:
         yield Finding("error", "data.tasks", "is empty; `embedded` is the set that comes with the package")
+    if absent or not sources:
+        return
+    try:
+        labels = Counter(record.label for record in tasks.read(sources))
+    except ConfigError as error:
+        yield Finding("error", "data.tasks", str(error))
+        return
+    for label, count in labels.items() if known else ():
+        if label not in known:
+            message = f"is no family, but {count} records have this label{nearest(label, list(known))}"
+            yield Finding("error", f"recipe.families.{label}", message)
 
 
 CHECKS: Final[tuple[Callable[[Config], Findings], ...]] = (

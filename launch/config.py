@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import math
 import re
 import types
 import typing
@@ -21,7 +22,8 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from safeladder.launch.sections import Config, Family, Pool, Term
+from safeladder.launch import recipe_files
+from safeladder.launch.sections import Config, Family, Pool, Recipe, Term
 
 __all__ = ["Config", "ConfigError", "Family", "Pool", "Term", "digest", "load", "load_resolved", "save_resolved"]
 
@@ -44,6 +46,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     raw = _resolve(parsed, origin)
     for key, message in unknown_keys(raw, Config):
         raise ConfigError(f"{origin}: {key}: {message}")
+    without_route = _lay_recipe(raw, origin)
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), _escape(_spell_out(raw))))
     except OmegaConfBaseException as error:
@@ -54,6 +57,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{origin}: {key}: {message}")
     for name, pool in config.pools.items():
         pool.queues = pool.queues or [name]
+    for label in without_route:
+        family = config.recipe.families[label]
+        family.route = recipe_files.implied_route(config, family)
     return config
 
 
@@ -139,6 +145,34 @@ def _override(parsed: DictConfig, overrides: Sequence[str], origin: str) -> None
             raise ConfigError(f"{origin}: override {override!r}: {str(error).splitlines()[0]}") from None
 
 
+def _lay_recipe(raw: dict[str, Any], origin: str) -> list[str]:
+    """Puts the recipe with its bases in the place of the one that names them; returns the families that name no route."""
+    recipe = raw.get("recipe")
+    if not isinstance(recipe, dict):
+        return []
+    if recipe.get("base") is None:
+        recipe["families"] = recipe_files.spelled_out(recipe.get("families") or {})
+    else:
+        try:
+            raw["recipe"] = recipe = recipe_files.resolve(recipe, _read_base)
+        except recipe_files.RecipeFileError as error:
+            raise ConfigError(f"{origin}: recipe.base: {error}") from None
+    families = _map(recipe["families"])
+    return [label for label, family in families.items() if isinstance(family, dict) and "route" not in family]
+
+
+def _read_base(name: str) -> dict[str, Any]:
+    """A base's file, its keys checked; its types are, once it is part of the configuration."""
+    try:
+        text = recipe_files.locate(name).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"recipe.base: {name}: cannot be read: {error}") from None
+    raw = _resolve(_mapping(text, name), name)
+    for key, message in unknown_keys(raw, Recipe):
+        raise ConfigError(f"{name}: {key}: {message}")
+    return raw
+
+
 def unknown_keys(raw: Any, kind: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """Keys of `raw` that no dataclass under `kind` has: (dotted key, what to write instead)."""
     kind = _without_none(kind)
@@ -176,13 +210,7 @@ _RULES = ("advantage", "length_rewards", "length_advantage", "objective", "corre
 
 
 def _spell_out(raw: dict[str, Any]) -> dict[str, Any]:
-    """`safety: 1.0` in a recipe is short for `safety: {weight: 1.0}`, `objective: cpgd` for `objective: {cpgd: {}}`."""
-    recipe = _map(raw.get("recipe"))
-    for family in _map(recipe.get("families")).values():
-        terms = _map(_map(family).get("terms"))
-        for verifier, term in terms.items():
-            if isinstance(term, (int, float)) and not isinstance(term, bool):
-                terms[verifier] = {"weight": term}
+    """`objective: cpgd` is short for `objective: {cpgd: {}}`."""
     learner = _map(raw.get("learner"))
     if learner.get("correction") is False:  # what YAML makes of a bare `off`
         learner["correction"] = "off"
@@ -237,6 +265,10 @@ def _inconsistent(config: Config) -> Iterator[tuple[str, str]]:
             yield key, "needs either `actor: module:Class` or `command: [...]`"
         if pool.command is not None and not pool.command:
             yield f"{key}.command", "is empty"
+    for label, family in config.recipe.families.items():
+        for verifier, term in family.terms.items():
+            if not math.isfinite(term.weight):
+                yield f"recipe.families.{label}.terms.{verifier}.weight", f"must be a finite number, not {term.weight}"
     for label, weight in config.data.families.items():
         if not weight >= 0:
             yield f"data.families.{label}", f"must be at least 0, not {weight}"

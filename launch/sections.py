@@ -210,12 +210,14 @@ class Weights:
 class Term:
     """A verifier's weight in a family's reward. optional: an abstention counts as nothing and leaves the sample in.
 
-    qualifies: score from which on a sample counts as qualified (`policies/recipe.py`), for rules about length.
+    qualifies: score from which on a sample counts as qualified (`policies/recipe.py`), for rules about length. apart: the
+    advantage `gdpo` normalises this term on its own and those not so marked in one; where none is marked, each on its own.
     """
 
     weight: float = 1.0
     optional: bool = False
     qualifies: float | None = None
+    apart: bool = False
 
 
 @dataclass
@@ -228,7 +230,10 @@ class Cost:
 
 @dataclass
 class Family:
-    """route: queues a record of this label visits, in order, the learner's last. terms: verifier -> weight or Term."""
+    """route: queues a record of this label visits, in order, the learner's last. terms: verifier -> weight or Term.
+
+    Without a route in the file: the pools that run the terms' verifiers, see `recipe_files.implied_route`.
+    """
 
     route: list[str] = field(default_factory=list)
     terms: dict[str, Term] = field(default_factory=dict)
@@ -237,6 +242,9 @@ class Family:
 
 @dataclass
 class Recipe:
+    """base: a recipe of `launch/recipes/` or a file, laid under `families`; None once `config.load` has done so."""
+
+    base: str | None = None
     families: dict[str, Family] = field(default_factory=dict)
 
 

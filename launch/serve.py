@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safeladder.actors.deliberation import DeliberationOptions
 from safeladder.launch.child import Child
 from safeladder.launch.config import Config, ConfigError, load_resolved, save_resolved
 from safeladder.launch.processes import Process
@@ -29,7 +30,8 @@ def serving(run: RunDirectory, into: Path) -> Config:
     config = copy.deepcopy(load_resolved(run.config))
     if "searcher" not in config.pools:
         raise ConfigError(f"{run.config} names no pool `searcher`, which answers questions")
-    needed = {"searcher", *config.pools["searcher"].options.get("route", ["generator", "rules", "safety"])}
+    asked = DeliberationOptions(**config.pools["searcher"].options)
+    needed = {"searcher", asked.generator, *asked.judges}
     config.pools = {name: pool for name, pool in config.pools.items() if needed & {name, *pool.queues}}
     config.recipe = Recipe()
     config.policy.model = str(checkpoints[-1])

@@ -35,11 +35,14 @@ def read(sources: Sequence[str]) -> list[Record]:
 
 
 def parse(line: str, where: str) -> Record:
-    """One line of a task file. Fields that this version does not know go to `extra`."""
+    """One line of a task file. Fields that this version does not know go to `extra`, beside what a field `extra` holds."""
     try:
         fields = msgspec.json.decode(line, type=dict[str, object])
-        extra = {name: fields.pop(name) for name in list(fields) if name not in _KNOWN}
-        record = msgspec.convert({**fields, "extra": extra}, Record)
+        extra = msgspec.convert(fields.pop("extra", None) or {}, dict[str, object])
+        unknown = {name: fields.pop(name) for name in list(fields) if name not in _KNOWN}
+        if twice := sorted(extra.keys() & unknown.keys()):
+            raise ConfigError(f"{where}: field `{twice[0]}` stands in `extra` too")
+        record = msgspec.convert({**fields, "extra": {**extra, **unknown}}, Record)
     except msgspec.DecodeError as error:
         raise ConfigError(f"{where}: not a record: {error}") from None
     if not record.prompt.strip():

@@ -37,11 +37,13 @@ class Term:
     """One verifier's part of the reward. `optional`: an abstention leaves the term out instead of the sample.
 
     qualifies: the score from which on a sample counts as having done what the verifier asks for; see `Rewards.qualified`.
+    apart: see `normalised_apart`.
     """
 
     weight: float
     optional: bool = False
     qualifies: float | None = None
+    apart: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,10 +106,13 @@ class Rewards:
 def from_mapping(data: Mapping[str, Any]) -> Recipe:
     """Reads a recipe: {"families": {label: {"route": [...], "terms": {...}, "costs": {...}}}}.
 
-    A term is a number (the weight) or {"weight": number, "optional": bool, "qualifies": number}; a cost {"verifier": name, "label": label}.
-    Unknown keys and weights that are not finite raise RecipeError with the dotted key.
+    A term is a number (the weight) or {"weight": number, "optional": bool, "qualifies": number, "apart": bool}; a cost
+    {"verifier": name, "label": label}. Unknown keys and weights that are not finite raise RecipeError with the dotted key, and so
+    does a `base` that is not null: files are put together before (`launch/recipe_files.py`).
     """
-    _known(data, ("families",), "recipe")
+    _known(data, ("base", "families"), "recipe")
+    if data.get("base") is not None:
+        raise RecipeError(f"recipe.base is {data['base']!r}: a recipe is read once its base has been laid under it")
     families: dict[str, Family] = {}
     for label, entry in (data.get("families") or {}).items():
         key = f"recipe.families.{label}"
@@ -123,18 +128,20 @@ def from_mapping(data: Mapping[str, Any]) -> Recipe:
 
 
 def _term(spec: Any, key: str) -> Term:
-    optional = False
+    flags = {"optional": False, "apart": False}
     threshold = None
     if isinstance(spec, Mapping):
-        _known(spec, ("weight", "optional", "qualifies"), key)
-        spec, optional, threshold = spec.get("weight"), spec.get("optional", False), spec.get("qualifies")
+        _known(spec, ("weight", "optional", "qualifies", "apart"), key)
+        flags = {flag: spec.get(flag, False) for flag in flags}
+        spec, threshold = spec.get("weight"), spec.get("qualifies")
     if not _finite(spec):
         raise RecipeError(f"{key} needs a finite number as its weight, not {spec!r}")
-    if not isinstance(optional, bool):
-        raise RecipeError(f"{key}.optional must be true or false, not {optional!r}")
+    for flag, value in flags.items():
+        if not isinstance(value, bool):
+            raise RecipeError(f"{key}.{flag} must be true or false, not {value!r}")
     if threshold is not None and not _finite(threshold):
         raise RecipeError(f"{key}.qualifies must be a finite number, not {threshold!r}")
-    return Term(float(spec), optional, None if threshold is None else float(threshold))
+    return Term(float(spec), qualifies=None if threshold is None else float(threshold), **flags)
 
 
 def _finite(value: Any) -> bool:
@@ -205,6 +212,27 @@ def rewards(group: Group, recipe: Recipe) -> Rewards:
         },
         problems=problems,
     )
+
+
+REST = "rest"  # the channel of all terms that are not normalised apart
+
+
+def normalised_apart(terms: Mapping[str, Channel], family: Family) -> tuple[dict[str, Channel], dict[str, float]]:
+    """What the advantage `gdpo` normalises each on its own: channels [K] and the weights that are put back.
+
+    terms: `Rewards.terms`. Where the family marks no term `apart`, every term is a channel. Where it marks some, each of those is one
+    and the sum of all others is one more, `rest`, with the sum of their weights' sizes as its weight (ours: what the terms would
+    weigh apart if they always agreed). A sample that has a score in none of the others has none in `rest`.
+    """
+    apart = [name for name, term in family.terms.items() if term.apart]
+    rest = [name for name in family.terms if name not in apart] if apart else []
+    channels = {name: terms[name] for name in family.terms if name not in rest}
+    weights = {name: family.terms[name].weight for name in channels}
+    if rest:
+        columns = np.stack([terms[name] for name in rest])
+        channels[REST] = np.where(np.isnan(columns).all(axis=0), np.nan, np.nansum(columns, axis=0))
+        weights[REST] = sum(abs(family.terms[name].weight) for name in rest)
+    return channels, weights
 
 
 def _reached(channels: Mapping[str, Channel], terms: Mapping[str, Term], count: int) -> NDArray[np.bool_]:

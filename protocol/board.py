@@ -34,6 +34,7 @@ class Item:
     stop: int
     attempts: int = 0
     lease: int | None = None
+    fence: int = 0  # leases up to this one have been answered for good
     claimable: bool = False
     journaled: bool = True
     accepted_at: float = 0.0
@@ -105,15 +106,18 @@ class Board:
 
         Lane, sequence and return address stay those of the first state, whatever the output says.
         """
-        output = parcel.work
-        work = msgspec.structs.replace(
-            item.root.work, payload=output.payload, arrays=output.arrays, stop=output.stop, deadline_s=None
-        )
-        parcel = item.parcel = Parcel(work, parcel.frames)
-        item.stop = output.stop
+        records = self._become(item, parcel)
         item.attempts, item.lease = 0, None
         self._wait(item, now)
-        return [j.moved(parcel)] if self._durable(item) and self.durability == "full" else []
+        return records
+
+    def advance(self, item: Item, parcel: Parcel) -> list[j.Record]:
+        """What a worker has made so far of the work that it holds and will now give back (`release`), at the same stop.
+
+        The lease is kept with it as a fence: after a hub crash no claim under it, or an older one, can bring back less.
+        """
+        item.fence = item.lease or 0
+        return self._become(item, parcel)
 
     def finish(self, item: Item, outcome: str) -> list[j.Record]:
         """The work is over."""
@@ -197,6 +201,8 @@ class Board:
         """A worker says after a hub crash that it holds this work. False when the work has gone elsewhere since."""
         if not item.claimable and not (item.lease is not None and item.lease < token and item.parcel is None):
             return False
+        if token <= item.fence:
+            return False  # it has been given back, with what was made under it, or was overtaken by one that was
         if not item.stop <= stop < len(item.root.work.route):
             return False  # the journal is further: what the worker made of it was accepted, or the work has ended
         if item.stop != stop:
@@ -224,6 +230,7 @@ class Board:
                 case j.Moved():
                     if item := self.items.get(record.id):
                         item.parcel, item.stop = Parcel(record.work, list(record.frames)), record.work.stop
+                        item.fence = record.fence
                 case j.Finished():
                     self.items.pop(record.id, None)
                     self.finished[record.id] = record.outcome
@@ -246,8 +253,8 @@ class Board:
             if not item.journaled or item.id in self.dead:
                 continue
             yield j.submitted(item.root)
-            if self.durability == "full" and item.parcel is not None and item.stop != item.root.work.stop:
-                yield j.moved(item.parcel)
+            if self.durability == "full" and item.parcel is not None and item.parcel is not item.root:
+                yield j.moved(item.parcel, item.fence)
         for identity, letter in self.dead.items():
             yield j.submitted(letter.root)
             yield j.Dead(identity, letter.stop, letter.attempts, letter.error)
@@ -255,6 +262,15 @@ class Board:
                 yield j.Finished(identity, self.finished[identity])
 
     # ---------------------------------------------------------------------------------------------------- details
+
+    def _become(self, item: Item, parcel: Parcel) -> list[j.Record]:
+        output = parcel.work
+        work = msgspec.structs.replace(
+            item.root.work, payload=output.payload, arrays=output.arrays, stop=output.stop, deadline_s=None
+        )
+        parcel = item.parcel = Parcel(work, parcel.frames)
+        item.stop = output.stop
+        return [j.moved(parcel, item.fence)] if self._durable(item) and self.durability == "full" else []
 
     def _durable(self, item: Item) -> bool:
         return item.journaled and self.durability != "memory"

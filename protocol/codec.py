@@ -99,6 +99,8 @@ def works_of(body: Any) -> Sequence[m.Work]:
             return body.works
         case m.Done():
             return body.outputs
+        case m.Fail(partial=m.Work() as work):
+            return (work,)
         case m.Lease():
             return (body.work,)
         case m.Reply(work=m.Work() as work):

@@ -7,7 +7,8 @@ What it promises:
 
 * A work is accepted once, whatever is sent twice. An accepted work ends as finished, or as a dead letter that can be listed.
 * One lease of a work is valid at a time. Tokens grow, also over restarts; the late answer to an older one is refused.
-* *Done* closes the lease and queues the outputs in the same step: no crash comes between the two.
+* *Done* closes the lease and queues the outputs in the same step: no crash comes between the two. So does *fail* with a
+  partial, which takes the place of the work at its stop.
 * A worker that dies, leaves, falls silent for `silence_s` or does not renew a lease for `lease_s` has its works queued again.
   A work that fails `max_attempts` times at one stop is set aside with its error, and the last stop of its route is told.
 * Calls (`reply_to`) are kept in memory alone: a caller has a deadline of its own and may ask again.
@@ -238,7 +239,7 @@ class HubCore:
             case m.Done():
                 self._done(worker, body, parcels, now)
             case m.Fail():
-                self._fail(worker, body, now)
+                self._fail(worker, body, parcels, now)
             case m.Publish():
                 self._publish(worker, body)
             case m.Query():
@@ -321,11 +322,19 @@ class HubCore:
                 return f"{item.id!r} moves forward only: from stop {item.stop} to {parcel.work.stop}"
         return None
 
-    def _fail(self, worker: Worker, fail: m.Fail, now: float) -> None:
+    def _fail(self, worker: Worker, fail: m.Fail, parcels: list[codec.Parcel], now: float) -> None:
         if fail.lease not in worker.leases:
             self._ack(worker, fail.request, "duplicate" if fail.lease in self._closed_leases else "stale")
             return
         item = self.board.items[self._holders[fail.lease][1]]
+        for partial in parcels:
+            if wrong := self._wrong_partial(item, fail, partial):
+                self._ack(worker, fail.request, "refused", wrong)
+                self._count("refused_outputs")
+                self._lose(fail.lease, f"{worker.name}: {wrong}", now)
+                return
+            self._record(self.board.advance(item, partial))
+            self._count("handed_back")
         self._count("returned" if fail.returned else "failed")
         if fail.retry or fail.restart or fail.returned:
             forgive = fail.returned or fail.restart
@@ -335,6 +344,16 @@ class HubCore:
             self._close(fail.lease)
             self._give_up(item, fail.error, now)
         self._ack(worker, fail.request, "accepted")
+
+    @staticmethod
+    def _wrong_partial(item: Item, fail: m.Fail, partial: codec.Parcel) -> str | None:
+        """A partial is the same work at the same stop, and only of use where the work is queued again there."""
+        work = partial.work
+        if (work.id, work.route, work.stop) != (item.id, item.root.work.route, item.stop):
+            return f"the partial of {item.id!r} must keep its id, its route and its stop {item.stop}"
+        if fail.restart or not (fail.retry or fail.returned):
+            return f"{item.id!r} does not wait at this stop again, a partial of it is of no use"
+        return None
 
     def _lose(self, token: int, reason: str, now: float, forgive: bool = False, restart: bool = False) -> None:
         """A lease ends without an answer: the work waits again, or is set aside after its last attempt."""

@@ -11,7 +11,7 @@ Levels (`hub.durability`):
 
 * ids     a work's first state and its end. After a hub crash, work in between starts again at its first stop, unless
           the process that holds it says so; nothing is lost and nothing is trained twice.
-* full    every hop too: nothing that was generated is made again.
+* full    every hop too, and every partial that was given back: nothing that the hub has taken is made again.
 * memory  nothing is kept; for benchmarks and throw-away runs.
 """
 
@@ -56,10 +56,11 @@ class Submitted(Struct, tag="submitted"):
 
 
 class Moved(Struct, tag="moved"):
-    """A work was handed on (level `full`)."""
+    """A work was handed on, or given back as what it had become, under the lease `fence` (level `full`)."""
 
     work: m.Work
     frames: list[bytes] = []
+    fence: int = 0
 
     @property
     def id(self) -> str:
@@ -111,8 +112,8 @@ def submitted(parcel: Parcel) -> Submitted:
     return Submitted(parcel.work, [bytes(frame) for frame in parcel.frames])
 
 
-def moved(parcel: Parcel) -> Moved:
-    return Moved(parcel.work, [bytes(frame) for frame in parcel.frames])
+def moved(parcel: Parcel, fence: int = 0) -> Moved:
+    return Moved(parcel.work, [bytes(frame) for frame in parcel.frames], fence)
 
 
 def read(path: Path) -> Iterator[Record]:

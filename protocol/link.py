@@ -153,9 +153,17 @@ class LinkCore:
         return request
 
     def fail(
-        self, lease: int, error: str, now: float, retry: bool = True, restart: bool = False, returned: bool = False
+        self,
+        lease: int,
+        error: str,
+        now: float,
+        retry: bool = True,
+        restart: bool = False,
+        returned: bool = False,
+        partial: codec.Parcel | None = None,
     ) -> str:
-        request = self._request(m.Fail("", lease, error[:10_000], retry, restart, returned), [], now)
+        work, frames = (partial.work, partial.frames) if partial else (None, [])
+        request = self._request(m.Fail("", lease, error[:10_000], retry, restart, returned, work), frames, now)
         self._closing[request] = lease
         return request
 

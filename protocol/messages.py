@@ -119,13 +119,16 @@ class Group(Struct, tag="group", omit_defaults=True):
     Arrays of the work that carries it, each added by the role named (P prompt tokens, K samples, N = sum of lengths):
 
     =====================  ===========  ====  =======================================================================
-    prompt_ids             int32        [P]   generator
+    prompt_ids             int32        [P]   generator; whoever submits the group may give them: then exactly these are continued
     lengths                int32        [K]   generator; tokens of each completion, in order of `completions`
     completion_ids         int32        [N]   generator; all completions, one after the other
     behaviour_logprobs     float32      [N]   generator; ln of the probability with which each token was sampled
     versions               int32        [N]   generator; the weight version that sampled each token
     reference_logprobs     float32      [N]   reference
     =====================  ===========  ====  =======================================================================
+
+    A group that waits for a generator with completions is partly generated: those with finish "abort" are to be continued
+    from the tokens they have, the others are complete.
     """
 
     record: Record
@@ -138,8 +141,20 @@ class Group(Struct, tag="group", omit_defaults=True):
     verdicts: list[Verdict] = []
 
 
+class Turn(Struct, omit_defaults=True):
+    """One earlier turn of a conversation."""
+
+    role: Literal["user", "assistant"]
+    content: Text
+
+
 class Question(Struct, tag="question", omit_defaults=True):
-    """A user's question to the searcher."""
+    """A user's question to the searcher.
+
+    `candidates` is the N of best-of-N. `strategy` is a name of `policies/search`, empty for the searcher's own default, with
+    `options` of its own. `tokens`, `calls` and `seconds` bound what the search may spend; None is the searcher's limit.
+    `begun` is text of the answer that stands already, a thought that a person has edited for instance.
+    """
 
     text: Text
     system: str | None = None
@@ -147,6 +162,13 @@ class Question(Struct, tag="question", omit_defaults=True):
     max_new_tokens: Annotated[int, Meta(ge=1, le=2**20)] = 128
     temperature: float = 0.8
     seed: int = 0
+    strategy: Annotated[str, Meta(max_length=200)] = ""
+    options: dict[str, Any] = {}
+    tokens: Annotated[int, Meta(ge=1)] | None = None
+    calls: Annotated[int, Meta(ge=1)] | None = None
+    seconds: Annotated[float, Meta(gt=0)] | None = None
+    turns: Annotated[list[Turn], Meta(max_length=1000)] = []
+    begun: Text = ""
 
 
 class Candidate(Struct, omit_defaults=True):
@@ -157,13 +179,24 @@ class Candidate(Struct, omit_defaults=True):
 
 
 class Answer(Struct, tag="answer", omit_defaults=True):
-    """The searcher's answer, with every candidate that it weighed, best first."""
+    """The searcher's answer, with every complete answer that it weighed, best first.
+
+    `tree` is the whole search, a map a node as `policies/search/tree.py` writes it; `notes` are what the strategy did (`kind`, `step`,
+    `reason`); `spent` has tokens, calls and seconds; `context` is the kind of question that the router saw.
+    """
 
     text: Text
     strategy: Name
     candidates: list[Candidate] = []
     seconds: float = 0.0
     note: str | None = None
+    tree: list[dict[str, Any]] = []
+    notes: list[dict[str, Any]] = []
+    spent: dict[str, float] = {}
+    ended: str = ""
+    context: str = ""
+    confidence: Annotated[float, Meta(ge=0.0, le=1.0)] | None = None
+    sources: list[dict[str, Any]] = []
 
 
 class End(Struct, tag="end"):
@@ -287,7 +320,9 @@ class Done(Struct, tag="done"):
 class Fail(Struct, tag="fail"):
     """Gives a lease back. `retry`: queue it again at this stop, up to the limit of attempts. `restart`: from its first stop.
 
-    `returned` says that the worker never tried (it is stopping): the attempt does not count.
+    `returned` says that nothing is wrong with the work (the worker is stopping): the attempt does not count.
+    `partial` is what the work has become so far: same id, route and stop, new payload and arrays. It takes the place of the
+    work in its queue, in the step that closes the lease. Not together with `restart`, or where nothing is queued again.
     """
 
     request: Name
@@ -296,6 +331,7 @@ class Fail(Struct, tag="fail"):
     retry: bool = True
     restart: bool = False
     returned: bool = False
+    partial: Work | None = None
 
 
 class Publish(Struct, tag="publish"):

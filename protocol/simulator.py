@@ -2,10 +2,11 @@
 
     python -m safeladder.protocol.simulator --seeds 0 200
 
-Works go from a source over generators and verifiers to a learner that trains by adding up their numbers. Meanwhile the hub and
-every role are killed and restarted, paused, and cut off; messages are late, lost with their connection, and sent twice. At the end
-the learner's surviving history must hold every work once: the sum itself proves that nothing was lost or trained twice. A failure
-is replayed from its seed alone.
+Works go from a source over generators and verifiers to a learner that trains by adding up their numbers. A generator makes a work
+token by token, and writes into each token the lease under which it made it. Meanwhile the hub and every role are killed and
+restarted, paused, and cut off, and generators are stopped in order, which give back what they have made so far; messages are
+late, lost with their connection, and sent twice. At the end the learner's surviving history must hold every work once, with every
+token once: the sum itself proves that nothing was lost or trained twice. A failure is replayed from its seed alone.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from safeladder.protocol import messages as m
 from safeladder.protocol.hub import HubCore, HubOptions
 
 ROUTE = ["generator", "verifier", "learner"]
+TOKENS = 4  # of a work
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Faults:
 
     kill_hub_s: float = 20.0
     kill_worker_s: float = 15.0
+    stop_generator_s: float = 15.0  # in order: what it has made goes back with its leases
     pause_worker_s: float = 30.0
     cut_s: float = 20.0
     delay_s: float = 0.05
@@ -54,6 +57,15 @@ class Disk:
     trained: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     total: int = 0
+
+
+@dataclass(frozen=True)
+class Partial:
+    """What was made of a work when its lease was given back, and how often the hub had been killed by then."""
+
+    work: str
+    made: list[int]
+    hubs_killed: int
 
 
 @dataclass
@@ -88,6 +100,9 @@ class Worker:
         self.link = links.LinkCore(hello, silence_s=5.0)
         self.link.start(self.world.now)
         self.open: dict[str, set[int]] = {}
+        self.parts: dict[int, tuple[codec.Parcel, list[int]]] = {}  # a generator: lease -> its work, the tokens so far
+        self.handed: dict[str, Partial] = {}  # a generator: request -> what it gave back
+        self.stopping = False
         self.held: dict[str, int] = {}  # the learner: id -> lease
         self.values: dict[str, int] = {}
         self.dropped: set[str] = set()
@@ -116,17 +131,72 @@ class Worker:
         match event:
             case links.Settled() if event.request in self.open:
                 self.disk.submitted |= {f"w{n}" for n in self.open.pop(event.request)}
-            case links.Leased() if self.role in ("generator", "verifier"):
+            case links.Settled() if event.request in self.handed:
+                partial = self.handed.pop(event.request)
+                if event.value["status"] == "accepted":
+                    self.world.partials.append(partial)
+            case links.Leased() if self.role == "generator":
+                self.begin(event)
+            case links.Leased() if self.role == "verifier":
                 self.world.later(self.world.random.expovariate(2.0), self, lambda: self.serve(event))
             case links.Leased() if self.role == "learner":
                 self.learn(event)
 
+    def begin(self, event: links.Leased) -> None:
+        if self.stopping:
+            self.link.fail(event.lease, "stopping", self.world.now, returned=True)
+            return
+        _, arrays = codec.unpack(event.parcel)
+        self.parts[event.lease] = event.parcel, arrays["made"].tolist() if "made" in arrays else []
+        self.world.later(self.world.random.expovariate(2.0 * TOKENS), self, lambda: self.generate(event.lease))
+
+    def generate(self, lease: int) -> None:
+        """One token more. The work is handed on with the last one."""
+        if lease not in self.parts or lease not in self.link.held:
+            self.parts.pop(lease, None)
+            return
+        parcel, made = self.parts[lease]
+        if parcel.work.id in self.world.poison:
+            self.link.fail(lease, "poison", self.world.now)
+            return
+        made.append(lease)
+        if len(made) < TOKENS:
+            self.world.later(self.world.random.expovariate(2.0 * TOKENS), self, lambda: self.generate(lease))
+        else:
+            self.link.done(lease, [self.as_made(lease, parcel.work.stop + 1)], self.world.now)
+            del self.parts[lease]
+
+    def as_made(self, lease: int, stop: int) -> codec.Parcel:
+        parcel, made = self.parts[lease]
+        payload, arrays = codec.unpack(parcel)
+        arrays = {**arrays, "made": np.array(made, np.int64)}
+        return codec.pack(payload, arrays, id=parcel.work.id, route=parcel.work.route, stop=stop)
+
+    def give_back(self) -> None:
+        """An orderly stop: what is made goes back; the process ends when that is settled, or after two seconds."""
+        self.stopping = True
+        self.link.set_credit(0)
+        for lease in [lease for lease in self.parts if lease in self.link.held]:
+            parcel, made = self.parts[lease]
+            partial = self.as_made(lease, parcel.work.stop) if made else None
+            request = self.link.fail(lease, "stopping", self.world.now, returned=True, partial=partial)
+            if made:
+                self.handed[request] = Partial(parcel.work.id, made, self.world.counts.get("hub killed", 0))
+        self.parts.clear()
+        self.world.flush(self)
+        self.leave(self.world.now + 2.0)
+
+    def leave(self, deadline: float) -> None:
+        if self.link.unsettled and self.world.now < deadline:
+            self.world.later(0.1, self, lambda: self.leave(deadline))
+            return
+        self.link.leave("stopped")
+        self.world.flush(self)
+        self.world.kill(self, "generator stopped")
+
     def serve(self, event: links.Leased) -> None:
         work = event.parcel.work
         if event.lease not in self.link.held:
-            return
-        if self.role == "generator" and work.id in self.world.poison:
-            self.link.fail(event.lease, "poison", self.world.now)
             return
         payload, arrays = codec.unpack(event.parcel)
         output = codec.pack(payload, arrays, id=work.id, route=work.route, stop=work.stop + 1)
@@ -147,6 +217,7 @@ class Worker:
             self.dropped.add(identity)
         else:
             self.values[identity] = int(arrays["n"][0])
+            self.world.check_tokens(identity, arrays["made"].tolist())
         self.since_commit += 1
         if (
             self.since_commit >= 8
@@ -179,6 +250,8 @@ class World:
         self.disk = Disk()
         self.counts: dict[str, int] = {}
         self.messages = 0
+        self.partials: list[Partial] = []  # which the hub has acknowledged
+        self.wrong: list[str] = []
         self.options = HubOptions(
             durability=durability, beat_s=0.5, silence_s=3.0, lease_s=6.0, adopt_grace_s=1.5, max_attempts=6
         )
@@ -190,7 +263,7 @@ class World:
         self.workers = {name: Worker(self, name) for name in names}
         self.peers = {name: name for name in names}
         self.at(0.1, self.tick)
-        for kind in ("kill_hub", "kill_worker", "pause_worker", "cut"):
+        for kind in ("kill_hub", "kill_worker", "stop_generator", "pause_worker", "cut"):
             self.plan(kind)
 
     # ------------------------------------------------------------------------------------------------------- the clock
@@ -306,6 +379,21 @@ class World:
         self.hub = HubCore(self.options, boot, records, self.now)
         self.flush_hub()
 
+    def check_tokens(self, identity: str, made: list[int]) -> None:
+        """Tokens come from leases in their order, and those that the hub has taken back are there.
+
+        At level `ids` a crash may undo them: one since, or one before, when what is trained was made already.
+        """
+        if len(made) != TOKENS or made != sorted(made):
+            self.wrong.append(f"{identity} was made under the leases {made}, of {TOKENS} tokens")
+        kills = self.counts.get("hub killed", 0)
+        for partial in self.partials:
+            if partial.work != identity or made[: len(partial.made)] == partial.made:
+                continue
+            before = made[-1] >> 32 < partial.made[-1] >> 32  # a lease's upper half is the number of its hub
+            if self.options.durability == "full" or (partial.hubs_killed == kills and not before):
+                self.wrong.append(f"{identity} was given back as {partial.made} and trained as {made}")
+
     def kill_hub(self) -> None:
         if self.hub is not None:
             self.count("hub killed")
@@ -321,6 +409,12 @@ class World:
             worker.alive = False
             self.at(self.random.uniform(0.2, 5.0), worker.start)
 
+    def stop_generator(self) -> None:
+        """As by SIGTERM, which a paused process hears when it goes on."""
+        worker = self.random.choice([worker for worker in self.workers.values() if worker.role == "generator"])
+        if worker.alive and not worker.stopping:
+            self.later(0.0, worker, worker.give_back)
+
     def pause_worker(self) -> None:
         self.count("worker paused")
         worker = self.random.choice(list(self.workers.values()))
@@ -334,7 +428,7 @@ class World:
 
 def verify(outcome: Outcome, world: World) -> list[str]:
     """What the run broke of the promise: an empty list when nothing."""
-    wrong = []
+    wrong = list(world.wrong)
     everything = {f"w{n}" for n in range(world.works)}
     if not outcome.finished:
         wrong.append(

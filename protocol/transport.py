@@ -148,10 +148,16 @@ class Link:
         return self._ask(lambda now: self._core.done(lease, outputs, now, ended))
 
     def fail(
-        self, lease: int, error: str, retry: bool = True, restart: bool = False, returned: bool = False
+        self,
+        lease: int,
+        error: str,
+        retry: bool = True,
+        restart: bool = False,
+        returned: bool = False,
+        partial: codec.Parcel | None = None,
     ) -> Settlement:
         """Gives a lease back (see `messages.Fail`)."""
-        return self._ask(lambda now: self._core.fail(lease, error, now, retry, restart, returned))
+        return self._ask(lambda now: self._core.fail(lease, error, now, retry, restart, returned, partial))
 
     def publish(self, topic: str, value: dict[str, Any]) -> Settlement:
         """Sets a topic's latest value."""

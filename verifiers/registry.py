@@ -21,7 +21,10 @@ BUILT_IN: dict[str, str] = {
     "repetition": "safeladder.verifiers.rules.repetition:RepetitionRule",
     "boxed": "safeladder.verifiers.rules.boxed:BoxedRule",
     "choice": "safeladder.verifiers.rules.choice:ChoiceRule",
+    "boxed_format": "safeladder.verifiers.rules.boxed_format:BoxedFormatRule",
     "match": "safeladder.verifiers.rules.match:MatchRule",
+    "instruction": "safeladder.verifiers.rules.instruction:InstructionRule",
+    "visual_focus": "safeladder.verifiers.rules.visual_focus:VisualFocusRule",
     "safety": "safeladder.verifiers.safety:SafetyVerifier",
 }
 # Generative judges. Each needs a model, or the address of one.

@@ -41,6 +41,13 @@ class GeneratedSequence:
     versions: list[int] = field(default_factory=list)
     finish: Finish = "abort"
 
+    def extend(self, chunk: Chunk) -> None:
+        """Takes in what is new of this sample."""
+        self.token_ids += chunk.token_ids
+        self.logprobs += chunk.logprobs
+        self.versions += chunk.versions
+        self.finish = chunk.finish or self.finish
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -201,9 +208,5 @@ class Engine(ABC):
         ]
         chunks = self.stream(prompt_ids, sampling, lane=lane, priority=priority, request=request, begun=begun)
         async for chunk in chunks:
-            sequence = sequences[chunk.sample]
-            sequence.token_ids += chunk.token_ids
-            sequence.logprobs += chunk.logprobs
-            sequence.versions += chunk.versions
-            sequence.finish = chunk.finish or sequence.finish
+            sequences[chunk.sample].extend(chunk)
         return sequences

@@ -1,1 +1,1 @@
-"""Search over candidates under verifiers. One file a strategy."""
+"""How a policy deliberates: step-level search under process verifiers. `base.py` is what a strategy is; one file a strategy."""

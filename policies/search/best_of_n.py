@@ -1,39 +1,39 @@
-"""Best-of-N: of N independent answers, the one that the verifiers like best.
+"""Best-of-N: of N independent whole answers, the one that the judges like best.
 
-A candidate that a verifier could not judge is never chosen: a failure is no reward. One that the safety verifier calls unsafe is
-vetoed, whatever its score.
+`choice`: "best" takes the highest score; "majority" the most frequent answer, whatever its score (self-consistency, Wang et al. 2022);
+"weighted" the answer whose copies have the highest sum of scores, squashed to (0, 1) (weighted best-of-N, Li et al. 2022). Of the
+copies of the answer that wins, the best-scored one is given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import Literal
 
-from safeladder.protocol.messages import Candidate, Group
+from safeladder.policies.search.base import Search, Strategy
+from safeladder.policies.search.scoring import squash
+from safeladder.policies.search.tree import Node
 
-UNSAFE = "Unsafe"
 
+class BestOfN(Strategy):
+    name = "best_of_n"
 
-def rank(group: Group, terms: Mapping[str, float], versions: Sequence[int] = ()) -> list[Candidate]:
-    """Every completion with its score, best first; those that cannot be chosen stand last, with score None.
+    @dataclass(frozen=True)
+    class Options:
+        n: int = 8
+        choice: Literal["best", "majority", "weighted"] = "best"
 
-    `terms` maps a verifier's name to its weight; the score is the weighted sum of its verdicts. A verifier that abstains
-    adds nothing. `versions` are the oldest weight versions of the completions.
-    """
-    candidates = []
-    for index, completion in enumerate(group.completions):
-        score: float | None = 0.0
-        label = None
-        for name, weight in terms.items():
-            verdicts = [v for v in group.verdicts if v.sample == index and v.verifier == name]
-            scores = [v.score for v in verdicts if v.status == "ok" and v.score is not None]
-            if not verdicts or any(v.status in ("error", "timeout") for v in verdicts):
-                score = None
-            elif score is not None and scores:
-                score += weight * sum(scores) / len(scores)
-        for verdict in group.verdicts:
-            if verdict.sample == index and verdict.principle == "safety" and verdict.label:
-                label = verdict.label
-                score = None if label == UNSAFE else score
-        version = versions[index] if index < len(versions) else 0
-        candidates.append(Candidate(completion.text, score, label, version))
-    return sorted(candidates, key=lambda c: -float("inf") if c.score is None else c.score, reverse=True)
+    async def run(self, search: Search) -> None:
+        await search.expand([search.tree.root], self.options.n, whole=True)
+
+    def choose(self, search: Search) -> Node | None:
+        finals = search.tree.finals()
+        if self.options.choice == "best" or not finals:
+            return super().choose(search)
+        copies: dict[str, list[Node]] = defaultdict(list)
+        for node in finals:
+            copies[search.problem.key(search.tree.text(node))].append(node)
+        weigh = (lambda node: squash(node.score or 0.0)) if self.options.choice == "weighted" else (lambda node: 1.0)
+        winners = max(copies.values(), key=lambda nodes: sum(map(weigh, nodes)))
+        return max(winners, key=lambda node: node.score or 0.0)

@@ -5,87 +5,17 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
+from serving import DEADLINE_S, Place, Serving
 
-from safeladder.actors.actor import Actor, Context, Delivery, Ended, Keep, Postpone, Reject
-from safeladder.actors.runtime import Runtime
-from safeladder.launch.config import Config, Pool
+from safeladder.actors.actor import Actor, Delivery, Ended, HandBack, Keep, Output, Postpone, Reject
 from safeladder.protocol import codec
 from safeladder.protocol import messages as m
-from safeladder.protocol.hub import HubOptions
-from safeladder.protocol.hub_shell import Hub
-from safeladder.protocol.transport import CallError, Link
-
-DEADLINE_S = 20.0
-
-
-@dataclass
-class Place:
-    """A hub in a thread, and a client that calls through it."""
-
-    endpoint: str
-    client: Link
-
-    def call(self, kind: str, route: Sequence[str] = ("mine",), **work: Any) -> Future[codec.Parcel]:
-        parcel = codec.pack(m.Document(kind), id=f"{kind}-{time.monotonic_ns()}", route=list(route), **work)
-        return self.client.call(parcel, DEADLINE_S)
-
-    def counters(self) -> dict[str, int]:
-        return self.client.query("status").result(DEADLINE_S)["counters"]
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        end = time.monotonic() + DEADLINE_S
-        while not condition():
-            assert time.monotonic() < end
-            time.sleep(0.02)
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    options = HubOptions(durability="memory", beat_s=0.2, silence_s=1.0, max_attempts=2)
-    hub = Hub(f"ipc://{tmp_path}/hub", options, tmp_path / "journal")
-    stop = threading.Event()
-    thread = threading.Thread(target=hub.serve, args=(stop,))
-    thread.start()
-    client = Link(hub.endpoint, "client/0")
-    client.start(DEADLINE_S)
-    yield Place(hub.endpoint, client)
-    client.close()
-    stop.set()
-    thread.join(DEADLINE_S)
-    assert not thread.is_alive()
-
-
-class Serving:
-    """An actor at work in a thread of its own."""
-
-    def __init__(self, place: Place, kind: type[Actor], credit: int = 1) -> None:
-        self.runtime = Runtime(kind, drain_s=5.0)
-        link = Link(
-            place.endpoint, "mine/0", ["mine"], on_event=self.runtime.on_event, vitals=self.runtime.vitals, role="mine"
-        )
-        pool = Pool(actor="x:X", credit=credit, queues=["mine"])
-        context = Context("mine/0", pool, Config(), Path(), link)
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run(context, kind)))
-
-    async def _run(self, context: Context, kind: type[Actor]) -> None:
-        self._loop = asyncio.get_running_loop()
-        await self.runtime.run(context, kind.Options())
-
-    def __enter__(self) -> Serving:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self.runtime.stop)
-        self._thread.join(DEADLINE_S)
-        assert not self._thread.is_alive()
+from safeladder.protocol.transport import CallError
 
 
 class Plain(Actor):
@@ -224,3 +154,58 @@ def test_a_stopping_worker_returns_what_it_holds_without_an_attempt(place: Place
         place.until(lambda: place.counters().get("leased", 0) == 2)
         assert not call.done()
     assert place.counters().get("dead", 0) == 0
+
+
+class Patient(Actor):
+    """Counts up to seven, and hands back what it has when it is told to stop at three."""
+
+    waiting: list[Delivery] = []  # noqa: RUF012
+
+    async def handle(self, delivery: Delivery) -> Output | HandBack:
+        count = int(delivery.arrays["count"][0]) if delivery.arrays else 0
+        while count < 7:
+            count += 1
+            if count == 3:
+                Patient.waiting.append(delivery)
+                await asyncio.wait_for(self.stopping.wait(), DEADLINE_S)
+                return HandBack("stopping", Output(m.Document("counted"), {"count": np.array([count])}))
+        return Output(m.Document(f"came as {getattr(delivery.payload, 'kind', '')}"), {"count": np.array([count])})
+
+
+def test_another_goes_on_from_what_a_stopping_worker_hands_back(place: Place) -> None:
+    Patient.waiting = []
+    with Serving(place, Patient):
+        call = place.call("fresh")
+        place.until(lambda: len(Patient.waiting) == 1)
+    with Serving(place, Patient):
+        payload, arrays = codec.unpack(call.result(DEADLINE_S))
+    assert payload == m.Document("came as counted")
+    assert arrays["count"].tolist() == [7]
+    assert place.counters()["handed_back"] == 1
+    assert place.counters().get("failed", 0) == 0
+
+
+def test_nothing_is_handed_back_under_a_lease_that_was_revoked(place: Place) -> None:
+    Patient.waiting = []
+    with Serving(place, Patient):
+        place.call("fresh")
+        place.until(lambda: len(Patient.waiting) == 1)
+        assert place.client.command("exited", "mine/0").result(DEADLINE_S)["known"]  # as the supervisor says it
+        place.until(lambda: len(Patient.waiting) == 2)  # it joins again, and gets the work under another lease
+        assert [delivery.revoked for delivery in Patient.waiting] == [True, False]
+    counters = place.counters()
+    assert (counters["handed_back"], counters["returned"]) == (1, 1)  # of two that wanted to
+
+
+class Stuck(Plain):
+    """Its engine does not end."""
+
+    async def stop(self) -> None:
+        await asyncio.Event().wait()
+
+
+def test_a_stop_that_does_not_end_has_a_deadline_and_the_link_says_good_bye(place: Place) -> None:
+    serving = Serving(place, Stuck, drain_s=0.4)
+    with pytest.raises(TimeoutError), serving:
+        place.until(lambda: "mine/0" in place.client.query("workers").result(DEADLINE_S))
+    assert "mine/0" not in place.client.query("workers").result(DEADLINE_S)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from safeladder.policies.recipe import RecipeError, from_mapping, rewards
+from safeladder.policies.recipe import RecipeError, from_mapping, normalised_apart, rewards
 from safeladder.protocol.messages import Completion, Group, Record, Sampling, Verdict
 
 RECIPE = from_mapping(
@@ -196,3 +196,22 @@ def test_a_verdict_on_a_sample_that_is_not_there_is_refused():
 def test_a_recipe_that_cannot_be_meant_is_refused_by_key(family, message):
     with pytest.raises(RecipeError, match=message):
         from_mapping({"families": {"f": family}})
+
+
+def test_terms_marked_apart_are_channels_of_their_own_and_all_others_are_one():
+    def family(**apart):
+        terms = {
+            "safety": {"weight": 1, "apart": apart.get("safety", False)},
+            "format": 0.5,
+            "length": {"weight": -0.25, "optional": True},
+        }
+        return from_mapping({"families": {"safety": {"route": ["learner"], "terms": terms}}}).family("safety")
+
+    nan = np.nan
+    terms = {"safety": np.array([1.0, 0, 1]), "format": np.array([0.5, 0, nan]), "length": np.array([0.25, nan, nan])}
+    channels, weights = normalised_apart(terms, family())
+    assert (channels, weights) == (terms, {"safety": 1, "format": 0.5, "length": -0.25})
+    channels, weights = normalised_apart(terms, family(safety=True))
+    assert weights == {"safety": 1, "rest": 0.75}
+    np.testing.assert_array_equal(channels["safety"], terms["safety"])
+    np.testing.assert_array_equal(channels["rest"], [0.75, 0, nan])

@@ -139,9 +139,10 @@ class Peer:
         work = parcel.work
         return self.done(lease, codec.pack(payload, arrays, id=work.id, route=work.route, stop=work.stop + 1))
 
-    def fail(self, lease: int, error: str = "broken", **how: Any) -> m.Ack:
+    def fail(self, lease: int, error: str = "broken", partial: codec.Parcel | None = None, **how: Any) -> m.Ack:
         request = self.request()
-        return self._ack(self.say(m.Fail(request, lease, error, **how)), request)
+        fail = m.Fail(request, lease, error, partial=partial and partial.work, **how)
+        return self._ack(self.say(fail, [partial] if partial else []), request)
 
     def command(self, what: Any, argument: str | None = None) -> dict[str, Any]:
         request = self.request()

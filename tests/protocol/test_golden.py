@@ -65,6 +65,8 @@ def vectors() -> dict[str, tuple[Any, list[codec.Frame]]]:
         id="q1",
         route=["searcher"],
     )
+    begun = msgspec.structs.replace(group, completions=[m.Completion("4", "stop"), m.Completion("It", "abort")])
+    partial = codec.pack(begun, arrays, id="math-1", route=["generator", "rules", "learner"], sequence=7)
     small = [
         codec.pack(m.End(100), id="end", route=["learner"]),
         codec.pack(m.Skipped(3, "dead: poison"), id="w3", route=["learner"]),
@@ -83,6 +85,10 @@ def vectors() -> dict[str, tuple[Any, list[codec.Frame]]]:
         "submit": (m.Submit("b00t.1", [w.work for w in works]), [f for w in works for f in w.frames]),
         "done": (m.Done("b00t.2", 2**33, [parcel.work], "too long"), parcel.frames),
         "fail": (m.Fail("b00t.3", 2**33, "broken", False, True, True), []),
+        "fail_partial": (
+            m.Fail("b00t.7", 2**33, "stopping", returned=True, partial=partial.work),
+            partial.frames,
+        ),
         "publish": (m.Publish("b00t.4", "policy", {"version": 3, "files": ["a"]}), []),
         "query": (m.Query("b00t.5", "dead"), []),
         "command": (m.Command("b00t.6", "requeue", "math-1"), []),
@@ -108,7 +114,8 @@ def understood(body: Any, parcels: list[codec.Parcel]) -> Any:
         described = {name: {"dtype": str(array.dtype), "values": array.tolist()} for name, array in arrays.items()}
         read.append({"payload": msgspec.to_builtins(payload), "arrays": described})
     plain = msgpack.unpackb(msgspec.msgpack.encode(body), strict_map_key=False)  # works carry raw payloads
-    for holder in (*plain.get("works", []), *plain.get("outputs", []), plain.get("work") or {}):
+    single = [plain.get("work") or {}, plain.get("partial") or {}]
+    for holder in (*plain.get("works", []), *plain.get("outputs", []), *single):
         holder.pop("payload", None)  # stands in `read`, as its type reads it
     return json.loads(json.dumps({"kind": type(body).__name__, "body": plain, "works": read}))
 

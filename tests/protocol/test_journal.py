@@ -247,7 +247,7 @@ def test_a_hub_on_a_full_disk_acknowledges_nothing_until_there_is_room(tmp_path:
 # --------------------------------------------------------------------------------------------- the books on the disk
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["submit", "next", "done", "end", "dead", "requeue", "lost"]), st.integers(0, 5)),
+    st.tuples(st.sampled_from(["submit", "next", "done", "end", "dead", "requeue", "lost", "part"]), st.integers(0, 5)),
     max_size=40,
 )
 
@@ -265,7 +265,10 @@ def books(board: Board, durability: str) -> dict[str, Any]:
 
     return {
         "live": {
-            identity: (view(item.root), (item.stop, view(item.parcel)) if durability == "full" else None)
+            identity: (
+                view(item.root),
+                (item.stop, view(item.parcel), item.fence) if durability == "full" else None,
+            )
             for identity, item in board.items.items()
         },
         "finished": board.finished,
@@ -303,6 +306,9 @@ def test_the_books_are_the_same_from_the_journal_and_from_a_snapshot(
         elif item is not None and step == "dead":
             records += board.set_aside(item, "broken", 0.0)
         elif item is not None and step == "lost":
+            board.release(item, 0.0)
+        elif item is not None and step == "part":
+            records += board.advance(item, task(item.id, number, stop=item.stop))
             board.release(item, 0.0)
     expected = books(board, durability)
     for source in (records, list(board.snapshot())):

@@ -31,7 +31,14 @@ def test_the_seeds_hold_every_kind_of_fault() -> None:
     for seed in SEEDS:
         for kind, count in simulator.World(seed).run().faults.items():
             kinds[kind] = kinds.get(kind, 0) + count
-    assert {"hub killed", "worker killed", "worker paused", "connection cut", "killed after commit"} <= set(kinds)
+    assert {
+        "hub killed",
+        "worker killed",
+        "worker paused",
+        "connection cut",
+        "killed after commit",
+        "generator stopped",
+    } <= set(kinds)
     assert min(kinds.values()) >= 5
 
 
@@ -116,6 +123,11 @@ def messages_go_before_their_records(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(simulator.World, "flush_hub", hasty)
 
 
+def a_partial_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    """The hub acknowledges what was made, and hands out the work as it was before."""
+    patch.setattr(boards.Board, "advance", lambda board, item, parcel: [])
+
+
 def nothing_is_sent_again(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(links, "RESEND_S", 1e9)
     patch.setattr(links.LinkCore, "_on_welcome", _without_repetition)
@@ -168,6 +180,7 @@ def a_dropped_worker_is_never_told(patch: pytest.MonkeyPatch) -> None:
         the_learner_trains_what_it_gets,
         restore_forgets_every_seventh_work,
         messages_go_before_their_records,
+        a_partial_is_forgotten,
         nothing_is_sent_again,
         the_learner_settles_before_it_commits,
         the_hub_tells_nobody_that_a_work_died,

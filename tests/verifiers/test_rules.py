@@ -75,6 +75,21 @@ def test_format_strict_and_as_released(text: str, strict: int, released: int) ->
     assert verdict("format", text, {"strict": False}).score == released
 
 
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ("<think>why</think> so \\boxed{4}", 1),
+        ("<think>so \\boxed{4}</think> it is 4", 0),
+        ("\\boxed{4} <think>why</think>", 0),
+        ("<think> </think> \\boxed{4}", 0),
+        ("<think>why</think> \\boxed{4", 0),
+        ("\\boxed{4}", 0),
+    ],
+)
+def test_boxed_format_wants_the_thought_before_the_box(text: str, score: int) -> None:
+    assert verdict("boxed_format", text).score == score
+
+
 # ----------------------------------------------------------------------------------------------------- language
 
 
@@ -165,6 +180,12 @@ def test_words_are_english_words_numbers_and_single_characters() -> None:
         ("\\boxed{x^2+2x+1}", "(x+1)^2", 1),
         ("\\boxed{1,234}", "1234", 1),
         ("\\boxed{50\\%}", "1/2", 1),
+        ("\\boxed{50\\%}", "50", 1),
+        ("\\boxed{90^\\circ}", "90", 1),
+        ("\\boxed{5 dollars}", "5", 1),
+        ("\\boxed{5 million}", "5", 0),
+        ("\\boxed{(-\\infty,3]}", "(-\\infty, 3]", 1),
+        ("\\boxed{(-\\infty,3)}", "(-\\infty, 3]", 0),
         ("\\boxed{4", "4", 1),  # an open box is no box; the last number stands in
         ("The result is 72 apples.", "72", 1),
         ("一共有 1,000 元。", "1000", 1),
@@ -247,6 +268,21 @@ def test_a_number_equals_itself_however_it_is_written(number: int) -> None:
         ("\\boxed{B}", "B"),
         ("\\boxed{\\text{B}}", "B"),
         ("A is tempting, but the answer is B", "B"),
+        ("The correct option is: **(B)**", "B"),
+        ("B is the right answer.", "B"),
+        ("I would go with B.", "B"),
+        ("answer: b", "B"),
+        ("A. red is wrong. C. blue is wrong. So B.", "B"),
+        ("The answer is not A. It is B.", "B"),
+        ("\\boxed{\\text{(B) green}}", "B"),
+        ("B项正确", "B"),
+        ("正确的是 B", "B"),
+        ("不选A，选B", "B"),
+        ("A、C都不对，应选Ｂ", "B"),
+        ("因此，B 是正确的", "B"),
+        ("正确选项为【B】", "B"),
+        ("The answer is B or C", "no letter"),
+        ("答案是A还是B", "no letter"),
         ("<think>The answer is A</think>The answer is B", "B"),
         ("It must be green, I believe.", "B"),
         ("Both red and green.", "no letter"),

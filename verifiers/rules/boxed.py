@@ -20,7 +20,13 @@ _MAX_DIGITS = 60  # of one number
 _MAX_EXPONENT = 100  # of a number or a letter
 _MAX_VALUE_EXPONENT = 1000  # all powers of powers together, numbers only
 _MAX_EXPANSION = 12  # powers of groups together, where there are letters: (x+y+z)^{99} takes 17 s
-_UNBOUNDED = re.compile(r"!|\\(?:sum|prod|int|lim|binom|infty)|factorial|binomial|(?:\^|\*\*)\s*-?\w+\s*(?:\^|\*\*)")
+_UNBOUNDED = re.compile(
+    r"!|\\(?:sum|prod|int|lim|binom)|factorial|binomial|(?:\^|\*\*)\s*-?\w+\s*(?:\^|\*\*)|\\infty\s*[}\])]*\s*(?:\^|\*\*)"
+)
+_DEGREES = re.compile(r"\s*\^\s*(?:\\circ|\{\s*\\circ\s*\})")
+_UNIT = re.compile(
+    r"(?P<number>[-+]?[\d.,]+)\s+(?!(?:hundred|thousand|million|billion|trillion|dozen|percent)\b)[a-zA-Z][a-zA-Z ]*"
+)
 _POWER = re.compile(r"(?P<group>[)}\]|])?\s*(?:\^|\*\*)\s*(?:[{(](?P<inside>[^{}()]*)[})]|(?P<bare>-?\w))")
 _EXPONENT = re.compile(r"\s*[-+]?\s*(\d*)\s*[a-zA-Z]{0,2}\s*(?:/\s*\d{1,2})?\s*")
 
@@ -32,12 +38,13 @@ class BoxedRule(Verifier):
     r"""1 when the last `\boxed{...}` of the answer equals the reference, else 0.
 
     Without a box, the last number of the answer stands in for it when `last_number` is on. Plain numbers are compared as exact
-    fractions; anything else by math-verify (symbolic equality). Abstains without a reference and on formulas that would cost
-    without bound. A list as reference accepts any of its members.
+    fractions, with a unit or without, a percentage as a share or as its number; anything else by math-verify (symbolic
+    equality). Abstains without a reference and on formulas that would cost without bound. A list as reference accepts any of
+    its members.
     """
 
     name = "boxed"
-    version = "1"
+    version = "2"
     principle = "rules"
 
     @dataclass(frozen=True)
@@ -86,9 +93,17 @@ def equal(answer: str, reference: str) -> bool:
     """Whether two mathematical expressions are equal. Raises CostlyFormula."""
     if answer.strip() == reference.strip():
         return True
+    answer, reference = _DEGREES.sub("", answer), _DEGREES.sub("", reference)
     left, right = plain_number(answer), plain_number(reference)
+    if left is None and right is not None and (united := _UNIT.fullmatch(answer.strip())):
+        left = plain_number(united["number"])
     if left is not None and right is not None:
-        return left == right
+        percent = "%" in answer, "%" in reference  # 50% for a reference of 50 is meant as well as 50% for 0.5
+        return (
+            left == right
+            or (percent == (True, False) and left * 100 == right)
+            or (percent == (False, True) and left == right * 100)
+        )
     if costly(answer):
         raise CostlyFormula("the formula could cost more to work out than it is worth")
     return _symbolically_equal(answer, reference)

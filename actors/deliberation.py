@@ -1,0 +1,173 @@
+"""One question, one search, one answer: what the searcher does with a call, and the gateway with a request.
+
+The strategy and the budget come from the question, what it leaves open from the options. The context router weighs the dimensions. The
+process that calls this decides what blocks it: see `pools.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from safeladder.actors.pools import Asked, Caller, PoolJudge, PoolSampler
+from safeladder.launch.config import Config, ConfigError
+from safeladder.policies.search import context, registry
+from safeladder.policies.search.base import Limits, Problem, Result
+from safeladder.policies.search.budget import Budget
+from safeladder.policies.search.scoring import Combination
+from safeladder.policies.search.tree import Node
+from safeladder.protocol import messages as m
+from safeladder.protocol.transport import Link
+
+
+@dataclass
+class DeliberationOptions:
+    """How questions are answered where they do not say it themselves.
+
+    generator: the queue that draws. judges: the queues whose verifiers judge, in order. dimensions: what is judged -> verifier.
+    weights: dimension -> weight; empty: those of the question's context. strategy, options: of `policies/search`.
+    aggregation, prior, veto: see `policies/search/scoring.py`. delimiters: strings that end a step. tokens, calls, seconds: the most
+    that a question may spend. deadline_s: of one call to a pool. fallback: said when no answer may be given.
+    """
+
+    generator: str = "generator"
+    judges: list[str] = field(default_factory=lambda: ["safety"])
+    dimensions: dict[str, str] = field(default_factory=lambda: {"safety": "safety"})
+    weights: dict[str, float] = field(default_factory=dict)
+    strategy: str = "best_of_n"
+    options: dict[str, Any] = field(default_factory=dict)
+    aggregation: Literal["min", "last", "product"] = "last"
+    prior: float = 0.0
+    veto: float = 0.1
+    delimiters: list[str] = field(default_factory=lambda: ["\n\n"])
+    step_tokens: int = 64
+    max_steps: int = 16
+    tokens: int | None = 8192
+    calls: int | None = 200
+    seconds: float | None = 120.0
+    deadline_s: float = 120.0
+    fallback: str = "I cannot give an answer to this that my verifiers accept."
+
+
+class Deliberation:
+    """Answers questions over the pools of a run. One for a process; any number of questions at once."""
+
+    def __init__(self, options: DeliberationOptions, config: Config, link: Link, tokenizer: Any = None) -> None:
+        """`tokenizer`: a `tokenizers.Tokenizer`, for what strategies put into an answer; without one that is refused."""
+        self.options, self._config, self._link, self._tokenizer = options, config, link, tokenizer
+        try:
+            registry.create(options.strategy, options.options)
+        except registry.UnknownStrategy as error:
+            raise ConfigError(str(error)) from error
+
+    async def answer(self, name: str, question: m.Question, lane: m.Lane = "interactive") -> m.Answer:
+        """Searches as `question` says. Raises UnknownStrategy for a strategy or options that there are not, and CallError when
+        the pools do not answer."""
+        result, kind = await self.search(name, question, lane)
+        chosen = result.chosen
+        return m.Answer(
+            text=self.options.fallback if chosen is None else question.begun + (result.text or ""),
+            strategy=question.strategy or self.options.strategy,
+            candidates=candidates(result),
+            seconds=round(result.spent.seconds, 3),
+            note="no candidate was accepted by every verifier" if chosen is None else None,
+            tree=result.tree.record(),
+            notes=[dataclasses.asdict(note) for note in result.notes],
+            spent={
+                "tokens": result.spent.tokens,
+                "calls": result.spent.calls,
+                "seconds": round(result.spent.seconds, 3),
+            },
+            ended=result.ended,
+            context=kind,
+        )
+
+    async def search(
+        self, name: str, question: m.Question, lane: m.Lane = "interactive", watch: Callable[[Node], None] | None = None
+    ) -> tuple[Result, str]:
+        """The search itself, with the context that weighed it. `watch` is called with each node that was judged."""
+        options, language = self.options, language_of(question.text)
+        strategy = registry.create(*self._strategy(question, language))
+        routed = context.route(question.text)
+        weights = options.weights or context.among(routed.weights, set(options.dimensions))
+        caller = Caller(self._link, lane, options.deadline_s)
+        problem = Problem(self._asked(name, question, language), question.seed, encode=self._encode)
+        result = await strategy.search(
+            problem,
+            PoolSampler(caller, options.generator, options.delimiters, question.temperature),
+            PoolJudge(caller, options.judges, options.dimensions),
+            combination=Combination(weights, options.aggregation, options.prior, options.veto),
+            budget=Budget(
+                _least(question.tokens, options.tokens),
+                _least(question.calls, options.calls),
+                _least(question.seconds, options.seconds),
+            ),
+            limits=Limits(
+                min(options.step_tokens, question.max_new_tokens), question.max_new_tokens, options.max_steps
+            ),
+            watch=watch,
+        )
+        return result, routed.kind
+
+    def _strategy(self, question: m.Question, language: str) -> tuple[str, Mapping[str, Any]]:
+        name = question.strategy or self.options.strategy
+        chosen = {**(self.options.options if name == self.options.strategy else {}), **question.options}
+        if name == "best_of_n":
+            chosen.setdefault("n", question.candidates)
+        if name == "intervene":
+            chosen.setdefault("language", language)
+        return name, chosen
+
+    def _asked(self, name: str, question: m.Question, language: str) -> Asked:
+        extra = {"turns": msgspec.to_builtins(question.turns)} if question.turns else {}
+        record = m.Record(id=name, label="question", prompt=question.text, language=language, extra=extra)
+        policy = self._config.policy
+        return Asked(name, record, question.system or policy.system, policy.prefix + question.begun)
+
+    def _encode(self, text: str) -> Sequence[int]:
+        if self._tokenizer is None:
+            raise ConfigError("a strategy that writes into the answer needs the policy's tokenizer.json")
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+
+def candidates(result: Result) -> list[m.Candidate]:
+    """Every complete answer, the chosen one first, then by score, then those that may not be given."""
+    finals = [node for node in result.tree if node.fate == "final" or (node.step.final and not node.eligible)]
+
+    def order(node: Node) -> tuple[bool, float]:
+        return node is not result.chosen, -(node.score if node.eligible and node.score is not None else float("-inf"))
+
+    return [
+        m.Candidate(
+            result.tree.text(node),
+            node.score if node.eligible else None,
+            None if node.fate == "final" else node.fate,
+            min((each.step.version for each in result.tree.path(node) if each.step.own), default=0),
+        )
+        for node in sorted(finals, key=order)
+    ]
+
+
+def tokenizer_of(model: Path) -> Any:
+    """The fast tokenizer of a model folder, read without torch; None where it has none."""
+    from tokenizers import Tokenizer
+
+    file = model / "tokenizer.json"
+    return Tokenizer.from_file(str(file)) if file.exists() else None
+
+
+def language_of(text: str) -> str:
+    """zh where more than a third of the letters are Chinese, else en."""
+    letters = [character for character in text if character.isalpha()]
+    chinese = sum("一" <= character <= "鿿" for character in letters)
+    return "zh" if letters and chinese * 3 > len(letters) else "en"
+
+
+def _least(*values: Any) -> Any:
+    return min((value for value in values if value is not None), default=None)

@@ -1,0 +1,119 @@
+"""The tree that a search leaves behind: every step that was drawn, what each dimension said of it, and what became of it.
+
+A tree is the record of a search (shown, logged, trained on), and the search's own working state. Nodes are numbered in the order in
+which they were made; the root is number 0 and stands for the prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+Fate = Literal["open", "final", "vetoed", "unscored", "pruned"]
+ROOT: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One candidate for the next part of an answer.
+
+    `logprob` is the sum of ln p over its tokens. `final`: the answer ends with it. `version`: the oldest weight version of
+    its tokens. A step of an environment or of a person has no log-probability of the policy: `own` is False and
+    `logprob` 0.
+    """
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprob: float = 0.0
+    final: bool = False
+    version: int = 0
+    own: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class Node:
+    """A step in its place. `place` is the sample index at each level from the root, which names the node whatever the order.
+
+    `scores`: dimension -> estimate in [0, 1] of this prefix, this step included; empty where nothing was judged. `score`: all of it in
+    one number (see `scoring.Combination`), None until judged. `fate`: "open" may be continued; "final" is a
+    complete answer; "vetoed" and "unscored" (a verifier failed) may never be chosen; "pruned" lost against others.
+    """
+
+    number: int
+    parent: int | None
+    place: tuple[int, ...]
+    step: Step
+    scores: dict[str, float] = field(default_factory=dict)
+    score: float | None = None
+    fate: Fate = "open"
+    reason: str = ""
+
+    @property
+    def eligible(self) -> bool:
+        """Whether it may be part of an answer."""
+        return self.fate not in ("vetoed", "unscored") and self.score is not None
+
+
+class Tree:
+    """All nodes of one search."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = [Node(ROOT, None, (), Step(""), score=0.0)]
+        self._children: dict[int, int] = {}
+
+    @property
+    def root(self) -> Node:
+        return self.nodes[ROOT]
+
+    def __iter__(self) -> Iterator[Node]:
+        return iter(self.nodes[1:])
+
+    def children_of(self, node: Node) -> int:
+        """How many children `node` has: the next one's sample index."""
+        return self._children.get(node.number, 0)
+
+    def add(self, parent: Node, step: Step) -> Node:
+        """Appends `step` as the next child of `parent`."""
+        index = self.children_of(parent)
+        self._children[parent.number] = index + 1
+        node = Node(len(self.nodes), parent.number, (*parent.place, index), step)
+        self.nodes.append(node)
+        return node
+
+    def path(self, node: Node) -> list[Node]:
+        """From the first step to `node`; empty for the root."""
+        path = []
+        current: Node | None = node
+        while current is not None and current.parent is not None:
+            path.append(current)
+            current = self.nodes[current.parent]
+        return path[::-1]
+
+    def text(self, node: Node) -> str:
+        return "".join(each.step.text for each in self.path(node))
+
+    def token_ids(self, node: Node) -> list[int]:
+        return [token for each in self.path(node) for token in each.step.token_ids]
+
+    def finals(self) -> list[Node]:
+        """Complete answers that may be chosen, in the order in which they were made."""
+        return [node for node in self if node.fate == "final" and node.eligible]
+
+    def record(self) -> list[dict[str, Any]]:
+        """The tree as plain data, one map a node, for logs, messages and the console."""
+        return [
+            {
+                "node": node.number,
+                "parent": node.parent,
+                "text": node.step.text,
+                "tokens": len(node.step.token_ids),
+                "logprob": round(node.step.logprob, 4),
+                "version": node.step.version,
+                "scores": {name: round(value, 4) for name, value in node.scores.items()},
+                "score": None if node.score is None else round(node.score, 4),
+                "fate": node.fate,
+                "reason": node.reason,
+            }
+            for node in self
+        ]
