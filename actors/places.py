@@ -136,6 +136,7 @@ def summarize(places: Sequence[Place]) -> dict[str, Any]:
             channels.setdefault(name, []).extend(values[np.isfinite(values)].tolist())
         unsafe += earned.unsafe[np.isfinite(earned.unsafe)].tolist()
     totals = [reward for values in families.values() for reward in values]
+    unjudged = [place for place in places if place.rewards.problems]
     finishes = [completion.finish for place in places for completion in place.delivery.group.completions]
     return {
         "reward_mean": _mean(totals),
@@ -144,6 +145,8 @@ def summarize(places: Sequence[Place]) -> dict[str, Any]:
         "families": {label: _mean(values) for label, values in sorted(families.items())},
         "channels": {name: _mean(values) for name, values in sorted(channels.items())},
         "samples": len(finishes),
+        "unjudged_groups": len(unjudged),
+        "unjudged_samples": sum(len(place.rewards.problems) for place in unjudged),
         "truncated_ratio": round(finishes.count("length") / max(1, len(finishes)), 4),
     }
 

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, TextIO
+from typing import Any, Final, Literal, TextIO
 
 import psutil
 from rich.table import Table
@@ -28,6 +28,7 @@ from safeladder.launch.terminal import console
 from safeladder.policies import staleness
 from safeladder.protocol.keys import KeyFileError, load_hub, load_worker
 from safeladder.protocol.sockets import is_local
+from safeladder.verifiers import registry
 
 IPC_PATH_BYTES: Final = 107  # of sockaddr_un, without its final zero
 EMBEDDED_BYTES: Final = 538_000_000
@@ -140,7 +141,11 @@ def routes(config: Config) -> Findings:
 def _verifiers_on_route(config: Config, label: str) -> Findings:
     family = config.recipe.families[label]
     visited = [pool for pool in config.pools.values() if set(pool.queues) & set(family.route)]
-    run = {verifier for pool in visited for verifier in pool.options.get("verifiers") or {}}
+    run = {
+        _signed(verifier, options)
+        for pool in visited
+        for verifier, options in (pool.options.get("verifiers") or {}).items()
+    }
     if any(pool.command is not None for pool in visited):
         return  # a foreign actor may be the verifier, under whatever name
     needed = {f"terms.{name}": name for name in family.terms}
@@ -149,6 +154,14 @@ def _verifiers_on_route(config: Config, label: str) -> Findings:
         if verifier not in run:
             message = f"no pool on this family's route runs the verifier {verifier!r}{nearest(verifier, sorted(run))}"
             yield Finding("error", f"recipe.families.{label}.{place}", message)
+
+
+def _signed(verifier: str, options: Any) -> str:
+    """The name on the verdicts of an entry; an entry that is wrong is called what it calls itself, and found by its pool."""
+    try:
+        return registry.signature(verifier, options)
+    except registry.UnknownVerifier:
+        return verifier
 
 
 def _consumers(config: Config) -> dict[str, list[str]]:

@@ -65,7 +65,8 @@ class Running:
 
     def kill(self, role: str) -> None:
         """SIGKILL to the present process of a role."""
-        started = [e for e in self.events("launcher", "process.started") if e.get("name") == f"{role}/0"]
+        born = ("process.started", "process.restarted")
+        started = [e for e in self.events("launcher") if e["event"] in born and e.get("name") == f"{role}/0"]
         os.kill(started[-1]["child_pid"], signal.SIGKILL)
 
     def interrupt(self) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from safeladder.verifiers.contract import Verifier
+from safeladder.verifiers.judges.models import known
 
 # Named by path, so that asking for one rule imports that rule alone (and no torch).
 BUILT_IN: dict[str, str] = {
@@ -26,6 +27,15 @@ BUILT_IN: dict[str, str] = {
     "visual_focus": "safeladder.verifiers.rules.visual_focus:VisualFocusRule",
     "safety": "safeladder.verifiers.safety:SafetyVerifier",
 }
+# Generative judges. Each needs a model, or the address of one.
+JUDGES: dict[str, str] = {
+    "safety_judge": "safeladder.verifiers.judges.safety:SafetyJudge",
+    "value_judge": "safeladder.verifiers.judges.value:ValueJudge",
+    "knowledge_judge": "safeladder.verifiers.judges.knowledge:KnowledgeJudge",
+    "normal_judge": "safeladder.verifiers.judges.normal:NormalJudge",
+    "general_judge": "safeladder.verifiers.judges.general:GeneralJudge",
+    "guard": "safeladder.verifiers.judges.guards:Guard",
+}
 
 
 class UnknownVerifier(LookupError):
@@ -37,21 +47,35 @@ class BadOptions(ValueError):
 
 
 def create(name: str, options: Mapping[str, Any] | None = None) -> Verifier:
-    """The verifier called `name`, with its options checked strictly.
+    """The verifier called `name`, with its options checked strictly. The option `kind` names the verifier where `name` is another,
+    such as that of a second one of its kind.
 
     Raises UnknownVerifier or BadOptions, each naming the nearest known name.
     """
+    given = dict(options or {})
+    name = given.pop("kind", name)
     kind = find(name)
-    return kind(_options(name, kind, dict(options or {})))
+    if (released := known(name)) and "remote" not in given:
+        given = released[1] | given
+    return kind(_options(name, kind, given))
+
+
+def signature(name: str, options: Mapping[str, Any] | None = None) -> str:
+    """What the verdicts of the verifier that `create` would make are signed with. Raises UnknownVerifier."""
+    given = dict(options or {})
+    kind = find(given.get("kind", name))
+    return kind.signature(given.get("name"))
 
 
 def find(name: str) -> type[Verifier]:
-    """The class behind a built-in name or a `module:Class` path. Raises UnknownVerifier."""
-    path = BUILT_IN.get(name, name)
+    """The class behind a built-in name, a released model's, or a `module:Class` path. Raises UnknownVerifier."""
+    known_names = BUILT_IN | JUDGES
+    released = known(name)
+    path = known_names.get(released[0] if released else name, name)
     module_name, colon, class_name = path.partition(":")
     if not colon:
         raise UnknownVerifier(
-            f"no verifier {name!r}{_nearest(name, BUILT_IN)}; known: {', '.join(sorted(BUILT_IN))}, "
+            f"no verifier {name!r}{_nearest(name, known_names)}; known: {', '.join(sorted(known_names))}, "
             "or a path of your own such as my_package.my_module:MyVerifier"
         )
     try:
