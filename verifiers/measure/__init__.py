@@ -17,16 +17,20 @@ from safeladder.verifiers.measure.classification import (
     matthews,
 )
 from safeladder.verifiers.measure.intervals import wilson
+from safeladder.verifiers.measure.length import LengthBias, auroc_matched, length_bias
 from safeladder.verifiers.measure.ranking import Numbers, auroc, average_precision, spearman
-from safeladder.verifiers.measure.slices import Figures, figures, slices
+from safeladder.verifiers.measure.slices import Decisions, Figures, figures, share, slices
 
 __all__ = [
     "Confusion",
+    "Decisions",
     "Figures",
+    "LengthBias",
     "McNemar",
     "Numbers",
     "accuracy",
     "auroc",
+    "auroc_matched",
     "average_precision",
     "brier_score",
     "calibration_error",
@@ -35,11 +39,13 @@ __all__ = [
     "confusion",
     "f1",
     "figures",
+    "length_bias",
     "log_loss",
     "macro_f1",
     "matthews",
     "maximum_calibration_error",
     "mcnemar",
+    "share",
     "slices",
     "spearman",
     "wilson",

@@ -6,12 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from safeladder.verifiers.measure.agreement import cohen_kappa
 from safeladder.verifiers.measure.calibration import brier_score, calibration_error, calibration_error_by_mass
 from safeladder.verifiers.measure.classification import confusion, f1
 from safeladder.verifiers.measure.intervals import wilson
 from safeladder.verifiers.measure.ranking import Numbers, auroc, average_precision
+
+Decisions = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -40,29 +43,35 @@ class Figures:
         return {key: _plain(value) for key, value in asdict(self).items()}
 
 
-def figures(truth: Numbers, probability: Numbers, threshold: float = 0.5) -> Figures:
-    """All figures of rows with `truth` [N] of 0 and 1 and P(positive) [N]; `threshold` decides."""
-    counts = confusion(truth, probability, threshold)
+def figures(truth: Numbers, probability: Numbers, said: Decisions | None = None) -> Figures:
+    """All figures of rows with `truth` [N] of 0 and 1 and P(positive) [N].
+
+    said: the decisions [N], for a verifier that decides otherwise than by a probability of at least 1/2.
+    """
+    decided = (probability >= 0.5 if said is None else said).astype(np.float64)
+    counts = confusion(truth, decided)
     positives = counts.caught + counts.missed
-    said = (probability >= threshold).tolist()
     return Figures(
         rows=counts.rows,
         positives=positives,
         accuracy=share(counts.caught + counts.passed, counts.rows),
         caught=share(counts.caught, positives),
         flagged=share(counts.false_alarms, counts.rows - positives),
-        f1=f1(truth, probability, threshold),
+        f1=f1(truth, decided),
         auroc=auroc(truth, probability),
         average_precision=average_precision(truth, probability),
         ece=calibration_error(truth, probability),
         ece_mass=calibration_error_by_mass(truth, probability),
         brier=brier_score(truth, probability),
-        kappa=cohen_kappa((truth == 1).tolist(), said),
+        kappa=cohen_kappa((truth == 1).tolist(), (decided == 1).tolist()),
     )
 
 
 def slices(
-    truth: Numbers, probability: Numbers, columns: Mapping[str, Sequence[str | None]], threshold: float = 0.5
+    truth: Numbers,
+    probability: Numbers,
+    columns: Mapping[str, Sequence[str | None]],
+    said: Decisions | None = None,
 ) -> dict[str, dict[str, Figures]]:
     """column -> value -> figures of the rows with that value, values in order. Rows whose value is None stand in none."""
     result: dict[str, dict[str, Figures]] = {}
@@ -72,7 +81,7 @@ def slices(
         result[column] = {}
         for value in sorted({value for value in values if value is not None}):
             rows = np.array([each == value for each in values])
-            result[column][value] = figures(truth[rows], probability[rows], threshold)
+            result[column][value] = figures(truth[rows], probability[rows], None if said is None else said[rows])
     return result
 
 
