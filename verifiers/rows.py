@@ -103,7 +103,7 @@ def read(path: Path, label: str | None = None, prompts: bool = False) -> tuple[l
             for number, line in enumerate(lines, 1):
                 if line.strip():
                     try:
-                        rows += _rows(line, f"{path}:{number}", f"{path.stem}-{number}", label, prompts)
+                        rows += list(_rows(line, f"{path}:{number}", f"{path.stem}-{number}", label, prompts))
                     except _Malformed as fault:
                         faults.append(Fault(f"{path}:{number}", *fault.args))
     except (OSError, UnicodeDecodeError) as error:
