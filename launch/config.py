@@ -23,9 +23,22 @@ from omegaconf.errors import OmegaConfBaseException
 
 from safeladder.launch.sections import Config, Family, Pool, Term
 
-__all__ = ["Config", "ConfigError", "Family", "Pool", "Term", "digest", "load", "load_resolved", "save_resolved"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Family",
+    "Pool",
+    "Term",
+    "digest",
+    "load",
+    "load_resolved",
+    "parse",
+    "save_resolved",
+    "typed",
+]
 
 EMBEDDED = "embedded"  # as a file name: the package's own cluster.yaml
+Typed = typing.TypeVar("Typed")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}", re.IGNORECASE)
 
 
@@ -39,21 +52,34 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     What the file leaves out has the default of `sections.py`. Raises ConfigError with file, key and remedy.
     """
     origin = str(path)
-    parsed = _parse(path)
-    _override(parsed, overrides, origin)
-    raw = _resolve(parsed, origin)
-    for key, message in unknown_keys(raw, Config):
-        raise ConfigError(f"{origin}: {key}: {message}")
-    try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), _escape(_spell_out(raw))))
-    except OmegaConfBaseException as error:
-        key = f"{error.full_key}: " if error.full_key else ""
-        raise ConfigError(f"{origin}: {key}{str(error).splitlines()[0]}") from None
-    assert isinstance(config, Config)
-    for key, message in [*_out_of_bounds(config), *_inconsistent(config)]:
+    config = typed(_spell_out(parse(path, overrides)), Config, origin)
+    for key, message in _inconsistent(config):
         raise ConfigError(f"{origin}: {key}: {message}")
     for name, pool in config.pools.items():
         pool.queues = pool.queues or [name]
+    return config
+
+
+def parse(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a YAML file says, interpolations carried out and overrides applied; no key is checked. Raises ConfigError."""
+    origin = str(path)
+    parsed = _parse(path)
+    _override(parsed, overrides, origin)
+    return _resolve(parsed, origin)
+
+
+def typed(raw: Mapping[str, Any], kind: type[Typed], origin: str) -> Typed:
+    """`raw` as the dataclass `kind`: its keys, their types and the bounds that its fields declare, checked. Raises ConfigError."""
+    for key, message in unknown_keys(raw, kind):
+        raise ConfigError(f"{origin}: {key}: {message}")
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), _escape(raw)))
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise ConfigError(f"{origin}: {key}{str(error).splitlines()[0]}") from None
+    assert isinstance(config, kind)
+    for key, message in _out_of_bounds(config):
+        raise ConfigError(f"{origin}: {key}: {message}")
     return config
 
 

@@ -22,6 +22,8 @@ BUILT_IN: dict[str, str] = {
     "choice": "safeladder.verifiers.rules.choice:ChoiceRule",
     "match": "safeladder.verifiers.rules.match:MatchRule",
     "safety": "safeladder.verifiers.safety:SafetyVerifier",
+    "cost": "safeladder.verifiers.cost:CostVerifier",
+    "value_model": "safeladder.verifiers.value_model:ValueModelVerifier",
 }
 
 
