@@ -1,4 +1,4 @@
-"""Verifiers for the tests: one that reads words, and one that cannot be relied on."""
+"""For the tests: a verifier that reads words, one that cannot be relied on, and a template for a judge."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from safeladder.protocol.messages import Verdict
 from safeladder.verifiers.contract import Item, Verifier
+from safeladder.verifiers.rows import Row
 
 
 class WordVerifier(Verifier):
@@ -34,3 +35,8 @@ class PlaceVerifier(Verifier):
 
     def judge(self, items: Sequence[Item]) -> list[Verdict]:
         return [self.ok(item, float(index % 2)) for index, item in enumerate(items)]
+
+
+def ask(row: Row) -> tuple[str, str] | None:
+    """A template for a judge: the text itself, and one word about it. It asks nothing of a text that says "pass"."""
+    return None if "pass" in row.text else (row.text, "bad" if row.truth else "good")

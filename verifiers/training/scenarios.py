@@ -1,7 +1,8 @@
 """Value scenarios: prompts in which a principle is at stake, evenly over a tree of principles by domain, category and subcategory.
 
-The paper reports eighty scenarios and no construction; this one is ours. A template puts a rule's concern before the model in one of several
-ways: advice is sought, the rule is doubted, a breach is excused, somebody is tempted. What is asked for is a judgement, never the breach.
+The paper reports eighty scenarios and no construction; this one is ours. A template puts a rule's concern before the model in one of
+several ways: advice is sought, the rule is doubted, a breach is excused, somebody is tempted. What is asked for is a judgement, never
+the breach.
 """
 
 from __future__ import annotations
