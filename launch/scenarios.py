@@ -72,13 +72,13 @@ def _model_writer(request: Request) -> Writer:
         texts = asyncio.run(draw([ask_for_scenarios(rule, request.language) for _, rule in asked], request.seed))
         owners = [owner for owner in asked for _ in range(request.per_rule)]
         return [
-            (leaf, rule, line) for (leaf, rule), text in zip(owners, texts, strict=True) for line in _questions(text)
+            (leaf, rule, line) for (leaf, rule), text in zip(owners, texts, strict=True) for line in questions(text)
         ]
 
     return write
 
 
-def _questions(text: str) -> list[str]:
+def questions(text: str) -> list[str]:
     """The lines of a model's answer that are questions, their numbering taken off."""
     bare = (re.sub(r"^\s*(?:[-*•]|\d+[.)、])\s*", "", line).strip() for line in text.splitlines())
     return [line for line in bare if line.endswith(("?", "？")) and 12 <= len(line) <= 400]

@@ -10,6 +10,7 @@ import pytest
 
 from safeladder.launch import tasks
 from safeladder.launch.cli import main
+from safeladder.launch.scenarios import questions
 from safeladder.verifiers.training import scenarios
 from safeladder.verifiers.training.scenarios import Leaf, Record, ScenarioError, Tree, clause, generate, tree
 from safeladder.verifiers.training.stages.duplicates import jaccard, shingles
@@ -121,3 +122,12 @@ def test_a_model_of_ours_may_be_asked_for_prompts(principles: Path, tmp_path: Pa
     ]
     assert main([*arguments, "--model", "tiny", "--cache", str(tmp_path / "models")]) == 0
     assert len(output.read_text().splitlines()) == 4
+
+
+def test_of_a_models_answer_the_questions_are_taken() -> None:
+    answer = "Here are three:\n1. Should I tell my sister the truth?\n- May I keep the money I found?\n3、我该不该把这件事告诉父母呢？\nI hope so."
+    assert questions(answer) == [
+        "Should I tell my sister the truth?",
+        "May I keep the money I found?",
+        "我该不该把这件事告诉父母呢？",
+    ]
