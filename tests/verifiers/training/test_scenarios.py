@@ -125,9 +125,6 @@ def test_a_model_of_ours_may_be_asked_for_prompts(principles: Path, tmp_path: Pa
 
 
 def test_of_a_models_answer_the_questions_are_taken() -> None:
-    answer = "Here are three:\n1. Should I tell my sister the truth?\n- May I keep the money I found?\n3、我该不该把这件事告诉父母呢？\nI hope so."
-    assert questions(answer) == [
-        "Should I tell my sister the truth?",
-        "May I keep the money I found?",
-        "我该不该把这件事告诉父母呢？",
-    ]
+    wanted = ["Should I tell my sister the truth?", "May I keep the money I found?", "我该不该把这件事告诉父母呢？"]
+    answer = f"Here are three:\n1. {wanted[0]}\n- {wanted[1]}\n3、{wanted[2]}\nI hope so."
+    assert questions(answer) == wanted
