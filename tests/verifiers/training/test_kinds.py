@@ -86,7 +86,7 @@ def test_the_loss_of_a_cost_model_is_the_papers() -> None:
     loss = cost_loss(better, worse, *signs)
     assert float(loss.detach()) == pytest.approx(expected, rel=1e-6)
     unsigned = cost_loss(better, worse, torch.zeros(2), torch.zeros(2))
-    assert float(unsigned) == pytest.approx((s(0.4) + s(3.0)) / 2, rel=1e-6)
+    assert float(unsigned.detach()) == pytest.approx((s(0.4) + s(3.0)) / 2, rel=1e-6)
     gradient = torch.autograd.grad(loss, [better, worse])
     assert gradient[0][0] > 0 > gradient[1][0]  # downhill: the better answer's cost falls, the worse one's rises
 
