@@ -25,9 +25,22 @@ from omegaconf.errors import OmegaConfBaseException
 from safeladder.launch import recipe_files
 from safeladder.launch.sections import Config, Family, Pool, Recipe, Term
 
-__all__ = ["Config", "ConfigError", "Family", "Pool", "Term", "digest", "load", "load_resolved", "save_resolved"]
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Family",
+    "Pool",
+    "Term",
+    "digest",
+    "load",
+    "load_resolved",
+    "parse",
+    "save_resolved",
+    "typed",
+]
 
 EMBEDDED = "embedded"  # as a file name: the package's own cluster.yaml
+Typed = typing.TypeVar("Typed")
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}", re.IGNORECASE)
 
 
@@ -41,25 +54,41 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     What the file leaves out has the default of `sections.py`. Raises ConfigError with file, key and remedy.
     """
     origin = str(path)
-    parsed = _parse(path)
-    _override(parsed, overrides, origin)
-    raw = _resolve(parsed, origin)
+    raw = parse(path, overrides)
     for key, message in unknown_keys(raw, Config):
         raise ConfigError(f"{origin}: {key}: {message}")
     without_route = _lay_recipe(raw, origin)
-    try:
-        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), _escape(_spell_out(raw))))
-    except OmegaConfBaseException as error:
-        key = f"{error.full_key}: " if error.full_key else ""
-        raise ConfigError(f"{origin}: {key}{str(error).splitlines()[0]}") from None
-    assert isinstance(config, Config)
-    for key, message in [*_out_of_bounds(config), *_inconsistent(config)]:
+    config = typed(_spell_out(raw), Config, origin)
+    for key, message in _inconsistent(config):
         raise ConfigError(f"{origin}: {key}: {message}")
     for name, pool in config.pools.items():
         pool.queues = pool.queues or [name]
     for label in without_route:
         family = config.recipe.families[label]
         family.route = recipe_files.implied_route(config, family)
+    return config
+
+
+def parse(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a YAML file says, interpolations carried out and overrides applied; no key is checked. Raises ConfigError."""
+    origin = str(path)
+    parsed = _parse(path)
+    _override(parsed, overrides, origin)
+    return _resolve(parsed, origin)
+
+
+def typed(raw: Mapping[str, Any], kind: type[Typed], origin: str) -> Typed:
+    """`raw` as the dataclass `kind`: its keys, their types and the bounds that its fields declare, checked. Raises ConfigError."""
+    for key, message in unknown_keys(raw, kind):
+        raise ConfigError(f"{origin}: {key}: {message}")
+    try:
+        config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), _escape(raw)))
+    except OmegaConfBaseException as error:
+        key = f"{error.full_key}: " if error.full_key else ""
+        raise ConfigError(f"{origin}: {key}{str(error).splitlines()[0]}") from None
+    assert isinstance(config, kind)
+    for key, message in _out_of_bounds(config):
+        raise ConfigError(f"{origin}: {key}: {message}")
     return config
 
 

@@ -26,6 +26,8 @@ BUILT_IN: dict[str, str] = {
     "instruction": "safeladder.verifiers.rules.instruction:InstructionRule",
     "visual_focus": "safeladder.verifiers.rules.visual_focus:VisualFocusRule",
     "safety": "safeladder.verifiers.safety:SafetyVerifier",
+    "cost": "safeladder.verifiers.cost:CostVerifier",
+    "value_model": "safeladder.verifiers.value_model:ValueModelVerifier",
 }
 # Generative judges. Each needs a model, or the address of one.
 JUDGES: dict[str, str] = {

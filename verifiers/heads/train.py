@@ -18,7 +18,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from safeladder.verifiers.heads import corpus, measure, ngrams
+from safeladder.verifiers import measure
+from safeladder.verifiers.heads import corpus, ngrams
 from safeladder.verifiers.heads.corpus import Example
 from safeladder.verifiers.heads.encoder import WIDTH, Encoder
 from safeladder.verifiers.heads.model import READS, Head, Heads, Views
