@@ -390,7 +390,9 @@ class Learner(Actor):
         sampling, alarm = self.config.sampling, self.config.weights.drift
         if drift is None or sampling.temperature == 0 or sampling.top_k or sampling.top_p < 1 or sampling.min_p:
             return
-        bounds = DriftBounds.of(self.config.policy.dtype, alarm.mean, alarm.outside)
+        types = {self.config.policy.dtype, self.config.weights.dtype or self.config.policy.dtype}
+        coarsest = next(dtype for dtype in ("bfloat16", "float16", "float32") if dtype in types)
+        bounds = DriftBounds.of(coarsest, alarm.mean, alarm.outside)
         if reason := bounds.broken(drift):
             self.log.warning(
                 "drift.alarm",

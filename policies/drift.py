@@ -57,10 +57,11 @@ class DriftBounds:
         return "; ".join(said) or None
 
 
+# float32 leaves two orders above what was measured; those of the half types are not measured in training yet.
 USUAL: Final = {
     "float32": DriftBounds(mean=5e-3, outside=0.01),
     "float16": DriftBounds(mean=2e-2, outside=0.05),
-    "bfloat16": DriftBounds(mean=1e-1, outside=0.25),
+    "bfloat16": DriftBounds(mean=2.5e-1, outside=0.5),
 }
 
 

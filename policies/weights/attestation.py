@@ -27,9 +27,10 @@ TEXTS: Final = (
 )
 MOST_TOKENS: Final = 16  # of one completion: the probe costs an engine one short prefill each time
 
-# Mean |difference| in nats per token that rounding may make, for the coarser of the two types at hand. Measured with SmolLM2-135M:
-# docs/weights.md. One token may differ by WORST times that.
-TOLERANCES: Final = {"float32": 2e-3, "float16": 2e-2, "bfloat16": 1e-1}
+# Mean |difference| in nats per token that rounding may make, for the coarsest type that takes part. SmolLM2-135M in float32 measured
+# 2e-5 from its own weights and 0.18 from those rounded to bfloat16: there the probe finds gross errors only. One token may differ
+# by WORST times that.
+TOLERANCES: Final = {"float32": 2e-3, "float16": 2e-2, "bfloat16": 4e-1}
 WORST: Final = 10.0
 
 
