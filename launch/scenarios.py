@@ -56,7 +56,7 @@ def _model_writer(request: Request) -> Writer:
 
     async def draw(asked: Sequence[str], seed: int) -> list[str]:
         engine = create(request.engine, folder)
-        engine.start()
+        await engine.start()
         try:
             sampling = Sampling(
                 max_new_tokens=request.max_new_tokens, samples=request.per_rule, temperature=0.9, top_p=0.95, seed=seed

@@ -70,7 +70,7 @@ def appraise(field: str, polarity: Polarity, rows: Sequence[Row], verdicts: Sequ
     """The figures of the rows whose label field is `field`."""
     own = [(row, verdict) for row, verdict in zip(rows, verdicts, strict=True) if row.field == field]
     kept = columns([row for row, _ in own], [verdict for _, verdict in own], polarity)
-    groups = {
+    groups: dict[str, list[str | None]] = {
         "language": [row.record.language for row in kept.rows],
         "category": [row.record.category for row in kept.rows],
         "source": [row.record.source or row.where.rpartition(":")[0] for row in kept.rows],

@@ -165,7 +165,7 @@ async def _rounds(
     folder = models.resolve(config.policy, Path(config.cache) if config.cache else None)
     tokenizer = models.load_tokenizer(folder)
     engine = create_engine(config.engine, folder)
-    engine.start()
+    await engine.start()
     labelled: list[Labelled] = []
     head: Scalar | None = None
     try:
