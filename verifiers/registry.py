@@ -14,7 +14,7 @@ from safeladder.verifiers.contract import Verifier
 from safeladder.verifiers.judges.models import known
 
 # Named by path, so that asking for one rule imports that rule alone (and no torch).
-BUILT_IN: dict[str, str] = {
+RULES: dict[str, str] = {
     "format": "safeladder.verifiers.rules.format:FormatRule",
     "language": "safeladder.verifiers.rules.language:LanguageRule",
     "length": "safeladder.verifiers.rules.length:LengthRule",
@@ -25,7 +25,13 @@ BUILT_IN: dict[str, str] = {
     "match": "safeladder.verifiers.rules.match:MatchRule",
     "instruction": "safeladder.verifiers.rules.instruction:InstructionRule",
     "visual_focus": "safeladder.verifiers.rules.visual_focus:VisualFocusRule",
+}
+# Small trained heads that come with the package.
+HEADS: dict[str, str] = {
     "safety": "safeladder.verifiers.safety:SafetyVerifier",
+}
+# What `safeladder train-verifier` makes; each needs the folder that it wrote.
+TRAINED: dict[str, str] = {
     "cost": "safeladder.verifiers.cost:CostVerifier",
     "value_model": "safeladder.verifiers.value_model:ValueModelVerifier",
 }
@@ -38,6 +44,9 @@ JUDGES: dict[str, str] = {
     "general_judge": "safeladder.verifiers.judges.general:GeneralJudge",
     "guard": "safeladder.verifiers.judges.guards:Guard",
 }
+
+
+BUILT_IN: dict[str, str] = {**RULES, **HEADS, **TRAINED, **JUDGES}
 
 
 class UnknownVerifier(LookupError):
@@ -71,13 +80,12 @@ def signature(name: str, options: Mapping[str, Any] | None = None) -> str:
 
 def find(name: str) -> type[Verifier]:
     """The class behind a built-in name, a released model's, or a `module:Class` path. Raises UnknownVerifier."""
-    known_names = BUILT_IN | JUDGES
     released = known(name)
-    path = known_names.get(released[0] if released else name, name)
+    path = BUILT_IN.get(released[0] if released else name, name)
     module_name, colon, class_name = path.partition(":")
     if not colon:
         raise UnknownVerifier(
-            f"no verifier {name!r}{_nearest(name, known_names)}; known: {', '.join(sorted(known_names))}, "
+            f"no verifier {name!r}{_nearest(name, BUILT_IN)}; known: {', '.join(sorted(BUILT_IN))}, "
             "or a path of your own such as my_package.my_module:MyVerifier"
         )
     try:

@@ -23,8 +23,9 @@ class ValueModelMissing(ValueError):
 class ValueModelVerifier(Verifier):
     """V of one dimension, in (0, 1): the score that the final answer may expect, given all that was written so far.
 
-    Options: `folder`, what the training wrote; `dimension`. The whole text is read, thought and answer: a prefix of it is what
-    the searcher asks about. Its verdicts are about steps.
+    Options: `folder`, what the training wrote; `dimension`; `name`, what the verdicts are signed with, so that a pool may hold one for
+    each dimension. The whole text is read, thought and answer: a prefix of it is what the searcher asks about. Its verdicts are
+    about steps.
     """
 
     name = "value_model"
@@ -35,10 +36,12 @@ class ValueModelVerifier(Verifier):
     class Options:
         folder: str
         dimension: Literal["safety", "value", "knowledge"] = "safety"
+        name: str | None = None
         cache: str | None = None  # where built-in models are kept
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
+        self.name = self.signature(options.name)
         folder = Path(options.folder)
         try:
             settings = json.loads((folder / "settings.json").read_text("utf-8"))
@@ -56,6 +59,10 @@ class ValueModelVerifier(Verifier):
         self._head = Scalar.load(folder / "head.safetensors")
         self._features: Features | None = None
         self._loading = threading.Lock()
+
+    @classmethod
+    def signature(cls, name: str | None = None) -> str:
+        return name or cls.name
 
     def judge(self, items: Sequence[Item]) -> list[Verdict]:
         if not items:

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 
 from safeladder.protocol.messages import Record, Verdict
 from safeladder.verifiers.contract import Item, run
-from safeladder.verifiers.registry import BUILT_IN, create
+from safeladder.verifiers.registry import RULES, create
 from safeladder.verifiers.rules.boxed import CostlyFormula, boxed, equal, plain_number
 from safeladder.verifiers.rules.length import overlong_penalty
 from safeladder.verifiers.rules.words import words
 
-RULES = [name for name in BUILT_IN if name != "safety"]
 CHINESE = "树叶在秋天变红,是因为叶绿素分解以后,其他色素显现出来。"
 ENGLISH = "Leaves turn red in autumn because the green pigment breaks down and others show."
 
