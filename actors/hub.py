@@ -35,7 +35,9 @@ def main() -> int:
     log.info("process.started", pid=os.getpid(), actor="hub")
     try:
         config = load_resolved(run.config)
+        logs.limit(config.logs.max_bytes, config.logs.keep)
         keys = load_hub(Path(config.hub.keys)) if config.hub.keys else None
+        logs.hide(*([keys.secret] if keys else []))
         hub = Hub(run.endpoint, options(config, run.path.name), run.journal, keys, sync=config.hub.fsync)
     except (ConfigError, EndpointError, JournalError, KeyFileError) as error:
         log.error("process.failed", error=str(error), kind=type(error).__name__)

@@ -20,7 +20,7 @@ from safeladder.launch import logs
 from safeladder.launch.config import ConfigError, load_resolved
 from safeladder.launch.factory import actor_class, actor_options
 from safeladder.launch.rundir import RunDirectory
-from safeladder.protocol.keys import KeyFileError, load_worker
+from safeladder.protocol.keys import KeyFileError, load_secret, load_worker
 from safeladder.protocol.transport import Link, LinkError, LinkRefused
 
 EXIT_CONFIGURATION = 78
@@ -55,10 +55,12 @@ def main() -> int:
 
 async def _serve(run: RunDirectory, pool_name: str, name: str, log: logs.Logger) -> int:
     config = load_resolved(run.config)
+    logs.limit(config.logs.max_bytes, config.logs.keep)
     pool = config.pools[pool_name]
     kind = actor_class(pool)
     options = actor_options(kind, pool, f"pools.{pool_name}.options")
     keys = load_worker(Path(config.hub.keys), name) if config.hub.keys else None
+    logs.hide(*([keys.secret] if keys else []), *([load_secret(run.weights_key)] if run.weights_key.exists() else []))
     runtime = Runtime(kind)
     link = Link(
         run.endpoint,

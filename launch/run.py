@@ -65,8 +65,9 @@ def launch(config: Config, run: RunDirectory, stream: TextIO) -> Outcome:
     with _locked(run):
         resumed = run.info_file.exists()
         save_resolved(config, run.config)
-        ensure_secret(run.weights_key)
         log = logs.configure(run.path.name, "launcher", 0, run.log("launcher", 0))
+        logs.limit(config.logs.max_bytes, config.logs.keep)
+        logs.hide(ensure_secret(run.weights_key))
         endpoint, folder = _endpoint(config)
         started = datetime.now(UTC).isoformat(timespec="seconds")
         run.write_info(RunInfo(endpoint, os.getpid(), started, SCHEMA))
