@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
-import os
 import signal
 import sys
 import threading
@@ -32,7 +31,7 @@ def main() -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    log.info("process.started", pid=os.getpid(), actor="hub")
+    log.info("process.started", actor="hub")
     try:
         config = load_resolved(run.config)
         logs.limit(config.logs.max_bytes, config.logs.keep)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import faulthandler
-import os
 import signal
 import sys
 import traceback
@@ -75,7 +74,7 @@ async def _serve(run: RunDirectory, pool_name: str, name: str, log: logs.Logger)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, runtime.stop)
-    log.info("process.started", pid=os.getpid(), actor=f"{kind.__module__}:{kind.__qualname__}", boot=link.boot)
+    log.info("process.started", actor=f"{kind.__module__}:{kind.__qualname__}", link_boot=link.boot)
     try:
         await runtime.run(Context(name, pool, config, run.path, link, log), options)
     finally:

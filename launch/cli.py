@@ -71,6 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("file", metavar="CONFIG", type=Path, help="YAML with `kind:` and what that kind takes")
     train.add_argument("overrides", nargs="*", metavar="key=value")
     _add_scenarios(add("scenarios", _scenarios, "write value scenarios from principles, as task records"))
+    events = add("events", _events, "list the events of the logs: who says what, with which fields")
+    events.add_argument("--markdown", action="store_true", help="as the page docs/events.md")
     dead = add("dead", _dead, "list what was set aside after failing too often, or put it back")
     dead.add_argument("folder", metavar="RUN", type=Path)
     dead.add_argument("--requeue", metavar="ID", help="put this one back, or `all`")
@@ -224,6 +226,17 @@ def _ask(chosen: argparse.Namespace) -> int:
     for candidate in answer.candidates if chosen.all else []:
         score = "not accepted" if candidate.score is None else f"{candidate.score:.3f}"
         print(f"\n[{score}, {candidate.label or 'no label'}, version {candidate.version}] {candidate.text}")
+    return 0
+
+
+def _events(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.catalogue import EVENTS, markdown
+
+    if chosen.markdown:
+        print(markdown(), end="")
+        return 0
+    for event in EVENTS.values():
+        print(f"{event.name:26}{event.said_by}: {event.meaning}")
     return 0
 
 

@@ -66,7 +66,7 @@ class Hub:
                 records=len(recovered),
                 live=len(self.core.board.items),
                 cut_bytes=self._journal.cut_bytes,
-                boot=boot,
+                hub_boot=boot,
             )
             self._journal.recovered = []
         self.wire_s = 0.0
@@ -110,7 +110,8 @@ class Hub:
 
     def status(self, now: float) -> dict[str, Any]:
         """What `hub.status` says: the hub's report, with the workers' numbers that their beats brought."""
-        return {**self.core.report("status", now), "rss_bytes": self._process.memory_info().rss}
+        report = self.core.report("status", now)
+        return {"hub_boot": report.pop("boot"), **report, "rss_bytes": self._process.memory_info().rss}
 
     def _tell(self, events: list[tuple[str, dict[str, Any]]]) -> None:
         for event, fields in events:
