@@ -52,10 +52,23 @@ HUB: Final[dict[str, Row]] = {
     "worker.welcomed": (
         "hub",
         "A process has joined.",
-        {"name": _NAME, "queues": "list[str]: what it works on", "credit": "int: works it can hold", "kept": "int: leases kept"},
+        {
+            "name": _NAME,
+            "queues": "list[str]: what it works on",
+            "credit": "int: works it can hold",
+            "kept": "int: leases kept",
+        },
     ),
-    "worker.lost": ("hub", "A process is gone; its works wait again.", {"name": _NAME, "silent_s": "float s: since its last message"}),
-    "worker.left": ("hub", "A process said good-bye.", {"name": _NAME, "reason": _REASON, "returned": "int: leases it gave back"}),
+    "worker.lost": (
+        "hub",
+        "A process is gone; its works wait again.",
+        {"name": _NAME, "silent_s": "float s: since its last message"},
+    ),
+    "worker.left": (
+        "hub",
+        "A process said good-bye.",
+        {"name": _NAME, "reason": _REASON, "returned": "int: leases it gave back"},
+    ),
     "lease.expired": ("hub", "A lease was not renewed in time.", {"name": _NAME, "work": _ID}),
     "command.received": (
         "hub",
@@ -65,9 +78,18 @@ HUB: Final[dict[str, Row]] = {
     "message.rejected": (
         "hub, every link",
         "A message could not be read; counted, told at powers of two.",
-        {"reason": _REASON, "why?": "str: its kind", "count?": "int: so far", "peer?": "str: the sender's address, hexadecimal"},
+        {
+            "reason": _REASON,
+            "why?": "str: its kind",
+            "count?": "int: so far",
+            "peer?": "str: the sender's address, hexadecimal",
+        },
     ),
-    "message.undeliverable": ("hub", "A peer is gone or does not read.", {"peer?": "str: its address", "error": _ERROR}),
+    "message.undeliverable": (
+        "hub",
+        "A peer is gone or does not read.",
+        {"peer?": "str: its address", "error": _ERROR},
+    ),
     "journal.recovered": (
         "hub",
         "The journal was read back.",
@@ -78,9 +100,21 @@ HUB: Final[dict[str, Row]] = {
             "hub_boot": "int: number of this hub on the journal",
         },
     ),
-    "journal.blocked": ("hub", "The disk refuses; nothing is acknowledged until it takes.", {"error": _ERROR, "retry_s": "float s: next try"}),
-    "journal.compacted": ("hub", "The journal was rewritten.", {"before_bytes": "int bytes: size", "after_bytes": "int bytes: size"}),
-    "journal.uncompacted": ("hub", "It could not be rewritten; the old one goes on.", {"error": _ERROR, "bytes": "int bytes: its size"}),
+    "journal.blocked": (
+        "hub",
+        "The disk refuses; nothing is acknowledged until it takes.",
+        {"error": _ERROR, "retry_s": "float s: next try"},
+    ),
+    "journal.compacted": (
+        "hub",
+        "The journal was rewritten.",
+        {"before_bytes": "int bytes: size", "after_bytes": "int bytes: size"},
+    ),
+    "journal.uncompacted": (
+        "hub",
+        "It could not be rewritten; the old one goes on.",
+        {"error": _ERROR, "bytes": "int bytes: its size"},
+    ),
 }
 
 ROLES: Final[dict[str, Row]] = {
@@ -111,14 +145,24 @@ ROLES: Final[dict[str, Row]] = {
     "process.failed": (
         "every process; the launcher of a child that it cannot start",
         "It ends with an error.",
-        {"error?": _ERROR, "kind?": "str: class of the error", "trace?": "str: traceback", "name?": _NAME, "reason?": _REASON},
+        {
+            "error?": _ERROR,
+            "kind?": "str: class of the error",
+            "trace?": "str: traceback",
+            "name?": _NAME,
+            "reason?": _REASON,
+        },
     ),
     "actor.ready": (
         "every role",
         "It has loaded what it needs and takes works.",
         {"queues": "list[str]: what it works on", "credit": "int: works at once"},
     ),
-    "work.handled": ("every role, at level debug", "A work is done.", {"id": _ID, "queue": "str: where", "seconds": _SECONDS}),
+    "work.handled": (
+        "every role, at level debug",
+        "A work is done.",
+        {"id": _ID, "queue": "str: where", "seconds": _SECONDS},
+    ),
     "work.failed": (
         "every role",
         "A work could not be done.",
@@ -133,13 +177,21 @@ ROLES: Final[dict[str, Row]] = {
     "work.postponed": ("every role", "A work goes back uncounted.", {"id": _ID, "reason": _REASON}),
     "work.handed_back": ("every role", "A work goes back with what was made of it.", {"id": _ID, "reason": _REASON}),
     "lease.revoked": ("every role", "A lease no longer stands; what was being done is in vain.", {"id": _ID}),
-    "hub.joined": ("every link", "The hub has welcomed this process.", {"hub_boot": "int: the hub's number on its journal"}),
+    "hub.joined": (
+        "every link",
+        "The hub has welcomed this process.",
+        {"hub_boot": "int: the hub's number on its journal"},
+    ),
     "hub.refused": ("every link", "The hub does not want this process.", {"reason": _REASON}),
     "hub.silent": ("every link", "Nothing comes from the hub.", {"seconds": "float s: for how long"}),
     "hub.complained": ("every link", "The hub could not read a message of ours.", {"reason": _REASON}),
     "connection.failed": ("every link", "No connection.", {"endpoint": "str: where to", "reason": _REASON}),
     "library.logged": ("any library", "What came through `logging` or `warnings`.", {"message": "str: its text"}),
-    "model.building": ("any role", "A built-in model is made, once for all runs.", {"model": "str: its name", "folder": "str: where"}),
+    "model.building": (
+        "any role",
+        "A built-in model is made, once for all runs.",
+        {"model": "str: its name", "folder": "str: where"},
+    ),
     "model.built": ("any role", "It is made.", {"model": "str: its name", "folder": "str: where", "seconds": _SECONDS}),
     "groups.admitted": (
         "feeder",
@@ -191,14 +243,26 @@ GENERATION: Final[dict[str, Row]] = {
         "An unfinished group is gone on with.",
         {"id": _ID, "version": _VERSION, "tokens": "int: made before", "versions": _COUNTS["versions"]},
     ),
-    "group.begun_anew": ("generator", "What was made of it before cannot be continued.", {"id": _ID, "reason": _REASON}),
+    "group.begun_anew": (
+        "generator",
+        "What was made of it before cannot be continued.",
+        {"id": _ID, "reason": _REASON},
+    ),
     "group.texts": (
         "generator, with `logs.texts`",
         "What was asked and answered.",
         {"id": _ID, "prompt": "str: the task's", "answers": "list[str]: by completion"},
     ),
-    "engine.started": ("generator, judges", "An engine runs.", {"engine": "str: which", "version": _VERSION, "seconds?": _SECONDS}),
-    "engine.stopped": ("generator, judges", "It ended.", {"engine?": "str: which", "failed?": "int: requests that were open"}),
+    "engine.started": (
+        "generator, judges",
+        "An engine runs.",
+        {"engine": "str: which", "version": _VERSION, "seconds?": _SECONDS},
+    ),
+    "engine.stopped": (
+        "generator, judges",
+        "It ended.",
+        {"engine?": "str: which", "failed?": "int: requests that were open"},
+    ),
     "engine.failed": (
         "generator, judges",
         "It failed, and all its requests with it.",
@@ -234,7 +298,12 @@ GENERATION: Final[dict[str, Row]] = {
     "weights.pulled": (
         "generator",
         "Weights came from the learner's server.",
-        {"version": _VERSION, "publications": "int: fetched, deltas each one", "bytes": "int bytes: fetched", "seconds": _SECONDS},
+        {
+            "version": _VERSION,
+            "publications": "int: fetched, deltas each one",
+            "bytes": "int bytes: fetched",
+            "seconds": _SECONDS,
+        },
     ),
 }
 
@@ -255,7 +324,11 @@ VERDICTS: Final[dict[str, Row]] = {
         "A remote judge did not answer as it should.",
         {"model": "str: which", "problem": _ERROR, "pause_s": "float s: before the next try"},
     ),
-    "cache.damaged": ("verifiers", "The store of verdicts is unreadable and begun anew.", {"path": "str: file", "error": _ERROR}),
+    "cache.damaged": (
+        "verifiers",
+        "The store of verdicts is unreadable and begun anew.",
+        {"path": "str: file", "error": _ERROR},
+    ),
     "cache.failed": ("verifiers", "A verdict could not be stored.", {"path": "str: file", "error": _ERROR}),
     "epoch.completed": (
         "safeladder train-verifier",
@@ -295,7 +368,12 @@ LEARNER: Final[dict[str, Row]] = {
     "learner.finished": (
         "learner",
         "It makes no more steps.",
-        {"step": _STEP, "version": _VERSION, "stopped": "bool: it was told to", "end_of_stream": "bool: all data are trained"},
+        {
+            "step": _STEP,
+            "version": _VERSION,
+            "stopped": "bool: it was told to",
+            "end_of_stream": "bool: all data are trained",
+        },
     ),
     "learner.waiting": (
         "learner",
@@ -431,7 +509,11 @@ LEARNER: Final[dict[str, Row]] = {
         "A checkpoint is on disk and the leases it contains are settled.",
         {"path": _PATH, "step": _STEP, "version": _VERSION, "settled": "int: works", "seconds": _SECONDS},
     ),
-    "checkpoint.restored": ("learner", "It goes on from a checkpoint.", {"path": _PATH, "step": _STEP, "version": _VERSION}),
+    "checkpoint.restored": (
+        "learner",
+        "It goes on from a checkpoint.",
+        {"path": _PATH, "step": _STEP, "version": _VERSION},
+    ),
     "checkpoint.failed": ("learner", "A checkpoint could not be written.", {"step": _STEP, "error": _ERROR}),
     "checkpoint.ignored": ("learner", "A folder is no whole checkpoint.", {"path": _PATH, "reason": _REASON}),
     "weights.published": (
@@ -449,7 +531,11 @@ LEARNER: Final[dict[str, Row]] = {
     "weights.unreadable": ("learner", "A publication cannot be read.", {"version": _VERSION, "error": _ERROR}),
     "weights.no_shared_memory": ("learner", "Weights go through a folder.", {"reason": _REASON, "directory": _PATH}),
     "weights.leftover_removed": ("learner", "Half a publication of an earlier process is removed.", {"path": _PATH}),
-    "rank.joined": ("further ranks of a learner", "It is part of the group.", {"rank": "int: number", "world": "int: ranks"}),
+    "rank.joined": (
+        "further ranks of a learner",
+        "It is part of the group.",
+        {"rank": "int: number", "world": "int: ranks"},
+    ),
     "rank.left": ("further ranks of a learner", "It ends in order.", {"rank": "int: number"}),
 }
 
@@ -485,7 +571,11 @@ LAUNCHER: Final[dict[str, Row]] = {
             "step?": _STEP,
         },
     ),
-    "process.restarted": ("launcher", "A process was started again.", {"name": _NAME, "child_pid": "int: its", "starts": "int: so far"}),
+    "process.restarted": (
+        "launcher",
+        "A process was started again.",
+        {"name": _NAME, "child_pid": "int: its", "starts": "int: so far"},
+    ),
     "process.exited": (
         "launcher",
         "A process has ended.",

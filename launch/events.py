@@ -18,8 +18,6 @@ _File = tuple[int, int]  # device and inode
 _decoder = msgspec.json.Decoder(dict[str, Any])
 
 
-
-
 class Tail:
     """Follows the files that match `pattern` in a folder; `read` gives the events that are new since the last call.
 

@@ -142,7 +142,9 @@ def find(run: RunDirectory, name: str) -> tuple[Life, int | None]:
         chosen = [Life(holding)]
     if len(chosen) != 1:
         some = ", ".join(life.id for life in chosen[:SHOWN])
-        raise LineageError(f"{len(chosen)} works of {run.path.name} are called {identity!r}{': ' if some else ''}{some}")
+        raise LineageError(
+            f"{len(chosen)} works of {run.path.name} are called {identity!r}{': ' if some else ''}{some}"
+        )
     life = chosen[0]
     if sample and life.samples and int(sample) >= life.samples:
         raise LineageError(f"{life.id} has completions 0 to {life.samples - 1}")

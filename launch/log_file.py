@@ -38,6 +38,7 @@ class LineFile:
         self.path = path
         self.max_bytes, self.keep = max_bytes, keep
         self._secrets: list[bytes] = []
+        self._torn = False  # the file ends within a line
         self._open()
         self._queue: deque[tuple[bytes, int]] = deque()  # lines, each with the lost ones that it tells of
         self._queued_bytes = 0
@@ -167,4 +168,3 @@ def segments(path: Path) -> list[Path]:
 
 def segment_number(path: Path) -> int:
     return int(path.suffix[1:])
-

@@ -31,8 +31,8 @@ class StepReport:
     between sampling and training, over tokens. tokens: kept completion tokens of the whole batch; trained_tokens: those
     that went through the forward; prompt_tokens: each prompt once. updates: optimizer steps. sequence_log_ratios: sum of
     ln proximal - ln behaviour of each completion, by group, NaN where it did not go through the forward. engine_drift: what the
-    engine makes of the learner's own version, None where nothing could be compared (`drift`). seconds: by phase. traces: what became of each
-    group's completions, in order of the batch.
+    engine makes of the learner's own version, None where nothing could be compared (`drift`). seconds: by phase.
+    traces: what became of each group's completions, in order of the batch.
     """
 
     step: int

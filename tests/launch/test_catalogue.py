@@ -23,7 +23,9 @@ def sayings() -> Iterator[tuple[str, str, set[str], bool]]:
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in SAYING):
+                if not (
+                    isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in SAYING
+                ):
                     continue
                 where = f"{path.relative_to(ROOT)}:{node.lineno}"
                 for first in node.args[: 2 if node.func.attr == "log" else 1]:
@@ -79,7 +81,17 @@ def test_a_value_is_held_to_the_type_of_its_field(kind: str, good: list[object],
 
 
 def test_a_line_of_another_form_is_told_of() -> None:
-    head = {"ts": "t", "mono_ns": 1, "level": "info", "run": "r", "role": "hub", "replica": 0, "boot": "b", "pid": 1, "seq": 0}
+    head = {
+        "ts": "t",
+        "mono_ns": 1,
+        "level": "info",
+        "run": "r",
+        "role": "hub",
+        "replica": 0,
+        "boot": "b",
+        "pid": 1,
+        "seq": 0,
+    }
     good = {**head, "event": "weights.served", "endpoint": "tcp://x"}
     assert list(problems(good)) == []
     assert list(problems({**good, "endpoint": 3})) == ["weights.served.endpoint is 3, not str"]
