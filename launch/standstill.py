@@ -4,8 +4,9 @@ Something moves when the hub's counters of accepted and done works do, when a pr
 learner makes a step. What counts as too long without any of it:
 
     a queue with works and no process, a blocked or silent hub, nobody at work     QUIET_S
-    somebody is at work without progress (a long step, a stuck generator)          the larger of QUIET_S and three times the longest
-                                                                                   pause that has ended by itself so far
+    a process is stuck, or in a long piece of work: nobody can tell                QUIET_S, or three times the longest pause that
+                                                                                   has ended by itself, if that is more
+    the learner computes                                                           the same, with COMPUTING_S for QUIET_S
     before the first work is done (models are being loaded)                        START_S
 
 So the report is in the log at most 2 s (the next `hub.status`) and a beat after that. The bounds are ours.
@@ -20,6 +21,7 @@ from safeladder.launch.events import Event, seconds
 from safeladder.launch.waits import BUSY_S, Layout, Waits, diagnose
 
 QUIET_S: Final = 6.0
+COMPUTING_S: Final = 30.0
 START_S: Final = 60.0
 PATIENCE: Final = 3.0
 _MOVES: Final = ("accepted", "done")
@@ -37,7 +39,7 @@ class Standstill:
         self.status: Mapping[str, Any] | None = None
         self._status_at = self._moved_at = 0.0
         self._counts: tuple[int, ...] = ()
-        self._moved = self._ending = False
+        self._moved = self._ending = self._helped = False
         self._blocked: str | None = None
         self._longest = 0.0
         self._missing_since: float | None = None
@@ -53,6 +55,8 @@ class Standstill:
                 self._note_status(event, now)
             case "journal.blocked":
                 self._blocked = str(event["error"])
+            case "process.stalled":  # the supervisor ends this pause: it says nothing of how long they are
+                self._helped = True
             case name if name in _LEARNER:
                 self._move(now)
             case name if name in _ENDING:
@@ -85,8 +89,8 @@ class Standstill:
             return QUIET_S
         if not self._moved:
             return START_S
-        patient = waits.kind in ("computing", "stuck")
-        return max(QUIET_S, PATIENCE * self._longest) if patient else QUIET_S
+        least = COMPUTING_S if waits.kind == "computing" else QUIET_S
+        return max(least, PATIENCE * self._longest) if waits.kind in ("computing", "stuck") else QUIET_S
 
     def _orphaned(self, waits: Waits, now: float) -> bool:
         """Works wait for nobody, whatever else moves."""
@@ -107,6 +111,7 @@ class Standstill:
         self.status, self._status_at, self._counts, self._blocked = event, now, counts, None
 
     def _move(self, now: float) -> None:
-        if self._moved and self._said_at is None:
+        if self._moved and not self._helped:
             self._longest = max(self._longest, now - self._moved_at)
+        self._helped = False
         self._moved, self._moved_at = True, max(now, self._moved_at)

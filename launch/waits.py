@@ -148,13 +148,13 @@ class _View:
         return None
 
     def starved(self) -> str | None:
-        if self._leased or self._under_way():
+        if self._leased or self._under_way() or self._loading():
             return None
         return f"no work is in the run: all wait for {self._layout.source} to admit some"
 
     def cycle(self) -> str | None:
         workers = [(q, w) for q in self._layout.queues for w in self._takers(q).values()]
-        if any(self._computes(worker, queue) or not worker["credit"] for queue, worker in workers):
+        if self._loading() or any(self._computes(worker, queue) for queue, worker in workers):
             return None
         for work in self._oldest:
             if work["holder"] and work["seconds"] > STUCK_S:
@@ -172,13 +172,17 @@ class _View:
             for name, worker in self._takers(queue).items()
             if self._computes(worker, queue)
         ]
-        loading = [n for q in self._layout.queues for n, w in self._takers(q).items() if not w["credit"]]
-        if loading and not found:
+        if not found and (loading := self._loading()):
             return f"{loading[0]} is loading, or about to end: it takes nothing yet"
         if not found:
             return "nothing stands still: works are on their way between two processes"
         waiting, name, _ = max(found)
         return f"{name} computes, and the others wait for it; {_works(waiting)} in front of it"
+
+    def _loading(self) -> list[str]:
+        """Who takes nothing yet, or no more."""
+        queues = [self._layout.source, *self._layout.queues]
+        return [name for queue in queues for name, worker in self._takers(queue).items() if not worker["credit"]]
 
     def _under_way(self) -> bool:
         return any(self._waiting.get(queue, 0) for queue in self._layout.queues) or bool(self._oldest)
