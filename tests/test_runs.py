@@ -246,3 +246,13 @@ def test_dynamic_sampling_ends_a_run_whose_tasks_teach_nothing(tmp_path: Path) -
     ) as running:
         assert running.wait() != 0
         assert "learner.max_uninformative: 7 groups in a row" in running.said()
+
+
+def test_a_verifier_pool_that_stays_dead_is_named_in_the_log_without_being_asked(tmp_path: Path) -> None:
+    with Running(tmp_path, "learner.steps=1000", "pools.rules.restart={max: 5, per_s: 60, backoff_s: 60}") as running:
+        running.until(lambda: running.steps >= 1)
+        running.kill("rules")
+        running.until(lambda: "missing" in {told["kind"] for told in running.events("launcher", "run.stalled")}, 60.0)
+        assert "rules/0 should" in running.events("launcher", "run.stalled")[-1]["cause"]
+        answer = safeladder("who-waits", str(running.run.path))
+        assert "missing: no process takes from 'rules'" in answer.stdout, answer.stderr
