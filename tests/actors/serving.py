@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
+from structlog.testing import LogCapture
+
 from safeladder.actors.actor import Actor, Context
 from safeladder.actors.runtime import Runtime
 from safeladder.launch.config import Config, Pool
@@ -27,6 +30,7 @@ class Place:
 
     endpoint: str
     client: Link
+    folder: Path
 
     def call(self, kind: str, route: Sequence[str] = ("mine",), **work: Any) -> Future[codec.Parcel]:
         parcel = codec.pack(m.Document(kind), id=f"{kind}-{time.monotonic_ns()}", route=list(route), **work)
@@ -53,7 +57,9 @@ class Serving:
             place.endpoint, "mine/0", ["mine"], on_event=self.runtime.on_event, vitals=self.runtime.vitals, role="mine"
         )
         pool = Pool(actor="x:X", credit=credit, queues=["mine"])
-        context = Context("mine/0", pool, config or Config(), Path(), link)
+        self._said = LogCapture()
+        log = structlog.wrap_logger(None, processors=[self._said], wrapper_class=structlog.BoundLogger)
+        context = Context("mine/0", pool, config or Config(), place.folder, link, log)
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._serve, args=(context, kind))
 
@@ -66,6 +72,11 @@ class Serving:
     async def _run(self, context: Context, kind: type[Actor]) -> None:
         self._loop = asyncio.get_running_loop()
         await self.runtime.run(context, kind.Options())
+
+    @property
+    def events(self) -> set[str]:
+        """What the actor has logged so far, by name."""
+        return {entry["event"] for entry in self._said.entries}
 
     @property
     def actor(self) -> Any:
