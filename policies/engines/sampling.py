@@ -72,7 +72,7 @@ def _inverted(masses: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
 def _inverted_by_blocks(masses: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
     """As `_inverted`, up to the rounding of the sums: first the block of `BLOCK` places, then the place in it. Sums of blocks
     are several times as fast as running sums over a whole vocabulary."""
-    blocks = functional.pad(masses, (0, -masses.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
+    blocks = functional.pad(masses, (0, -masses.shape[-1] % BLOCK)).reshape(len(masses), -1, BLOCK)
     cumulative = blocks.sum(-1).cumsum(-1)
     totals = cumulative[:, -1:].contiguous()
     targets = totals * numbers
