@@ -255,7 +255,7 @@ class LlamaDecoder(Decoder):
             fused = layer.query_key_value(self._norm(layer.before_attention, hidden))
             heads = fused.reshape(len(fused), -1, self._features)
             if layer.query_norm is not None and layer.key_norm is not None:
-                kinds = heads.split([self._query_heads, self._key_heads, self._key_heads], 1)
+                kinds = torch.split(heads, [self._query_heads, self._key_heads, self._key_heads], 1)
                 heads = torch.cat([layer.query_norm(kinds[0]), layer.key_norm(kinds[1]), kinds[2]], 1)
             heads = torch.addcmul(heads * cosine, heads.roll(half, -1), sine)
             attended = attend(number, heads[:, : self._query_heads], heads[:, self._query_heads :])
