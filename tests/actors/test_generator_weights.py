@@ -66,8 +66,8 @@ def test_a_version_is_ready_for_work_once_its_probe_agrees(scene: Scene) -> None
         await generator.start()
         try:
             for version in (1, 2, 3):
-                await generator._take(scene.publish(version))
-                assert generator._proved == generator._engine.version == version
+                await generator._intake.take(scene.publish(version))
+                assert generator._intake.proved == generator._engine.version == version
         finally:
             await generator.stop()
 
@@ -83,10 +83,10 @@ def test_an_engine_that_does_not_give_the_learners_logprobs_takes_no_work_and_en
         generator = scene.generator()
         await generator.start()
         try:
-            await generator._take(scene.publish(1))
+            await generator._intake.take(scene.publish(1))
             with pytest.raises(ActorError, match="no way back"):
-                await generator._take(scene.publish(2, faithful=False))
-            assert generator._proved == 1
+                await generator._intake.take(scene.publish(2, faithful=False))
+            assert generator._intake.proved == 1
         finally:
             await generator.stop()
 
@@ -102,15 +102,15 @@ def test_a_strangers_publication_and_a_torn_one_are_passed_over_and_the_next_is_
         await generator.start()
         try:
             weights.publish(scene.model, scene.home, 1)  # without the run's secret
-            await generator._take({"version": 1, "directory": str(folder(scene.home, 1))})
+            await generator._intake.take({"version": 1, "directory": str(folder(scene.home, 1))})
             torn = scene.publish(2)
             file = Path(str(torn["directory"])) / "model.safetensors"
             file.write_bytes(file.read_bytes()[:-1])
-            await generator._take(torn)
-            assert generator._proved == generator._engine.version == 0
+            await generator._intake.take(torn)
+            assert generator._intake.proved == generator._engine.version == 0
             scene.publisher = Publisher(scene.home, scene.key)
-            await generator._take(scene.publish(3))
-            assert generator._proved == 3
+            await generator._intake.take(scene.publish(3))
+            assert generator._intake.proved == 3
         finally:
             await generator.stop()
 
@@ -125,8 +125,8 @@ def test_a_publication_without_a_probe_is_refused_where_one_is_asked_for(scene: 
         generator = scene.generator(*overrides)
         await generator.start()
         try:
-            await generator._take(announced)
-            return generator._proved
+            await generator._intake.take(announced)
+            return generator._intake.proved
         finally:
             await generator.stop()
 
