@@ -217,6 +217,7 @@ class VllmEngine(ClientEngine):
 
     async def _outputs(self, ask: Ask, parameters: Any) -> AsyncGenerator[Any]:
         """vLLM's outputs of one request, withdrawn when closed early. Raises EngineError."""
+        from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         prompt = {"prompt_token_ids": ask.ids, "cache_salt": ask.salt}
@@ -227,7 +228,7 @@ class VllmEngine(ClientEngine):
         except EngineDeadError as error:
             self._fail(EngineError(f"vLLM's engine core is dead: {error}"))
             raise EngineError("vLLM's engine core is dead") from error
-        except (EngineGenerateError, ValueError) as error:
+        except (EngineGenerateError, VLLMClientError, ValueError) as error:
             raise EngineError(f"vLLM failed at a request: {error.__cause__ or error}") from error
 
     async def _score(self, prompt: list[int], completion: list[int], temperature: float) -> list[float]:
@@ -246,7 +247,6 @@ class VllmEngine(ClientEngine):
             max_tokens=1,
             temperature=0.0,
             prompt_logprobs=-1 if whole else 0,
-            prompt_logprob_start=len(prompt) - 1,
             flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,

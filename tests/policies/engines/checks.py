@@ -93,7 +93,7 @@ async def logprobs_and_scores_are_the_learners(case: Case) -> None:
 
 
 async def truncated_sampling_stays_within_and_says_its_probability(case: Case) -> None:
-    for options in ({"top_k": 4}, {"top_p": 0.5}, {"min_p": 0.2}, {"top_k": 8, "top_p": 0.8, "temperature": 1.4}):
+    for options in ({"top_k": 4}, {"top_p": 0.5}, {"min_p": 0.2}, {"top_k": 8, "temperature": 1.4}):
         sampling = Sampling(samples=2, max_new_tokens=8, seed=5, **options)
         for sample in await case.engine.generate(case.prompt, sampling):
             with torch.no_grad():
