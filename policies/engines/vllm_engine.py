@@ -32,7 +32,8 @@ ENVIRONMENT: Final = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
 }
-COLDEST: Final = 0.01  # vLLM raises lower temperatures to this one
+COLDEST: Final = 0.01  # vLLM raises lower temperatures to this one,
+HOTTEST: Final = 2.0  # and refuses higher ones than this
 STOP_S: Final = 10.0
 SCORE_LIMIT: Final = 2**26  # log-probabilities of one score, all tokens' vocabularies together
 HOPS: Final = 20  # turns of the loop in which what has arrived reaches the samples' tasks; three suffice
@@ -184,6 +185,8 @@ class VllmEngine(ClientEngine):
     def _lacks(self, sampling: Sampling) -> str | None:
         if 0 < sampling.temperature < COLDEST:
             return f"vLLM has no temperature between 0 and {COLDEST}"
+        if sampling.temperature > HOTTEST:
+            return f"vLLM has no temperature above {HOTTEST}"
         return None
 
     async def _ask(self, ask: Ask) -> AsyncGenerator[Piece]:
