@@ -1,0 +1,1 @@
+"""Training of verifiers: heads from configurations, their data, gates and reports."""
