@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--run", type=Path, required=True)
     ask.add_argument("--candidates", type=int, default=4, help="answers that are sampled and judged")
     ask.add_argument("--all", action="store_true", help="show every candidate with its score and label")
+    _add_verify(add("verify", _verify, "run a verifier over JSON lines, and measure it where they are labelled"))
     dead = add("dead", _dead, "list what was set aside after failing too often, or put it back")
     dead.add_argument("folder", metavar="RUN", type=Path)
     dead.add_argument("--requeue", metavar="ID", help="put this one back, or `all`")
@@ -74,6 +75,47 @@ def _parser() -> argparse.ArgumentParser:
     keys.add_argument("--config", default="embedded", help="the cluster.yaml whose workers get keys")
     add("schema", _schema, "print the JSON Schema of the wire")
     return parser
+
+
+def _add_verify(verify: argparse.ArgumentParser) -> None:
+    verify.add_argument("files", metavar="FILE", nargs="+", type=Path)
+    verify.add_argument("--verifier", metavar="NAME", help="a built-in name, or my_package.my_module:MyVerifier")
+    verify.add_argument("--option", dest="options", action="append", default=[], metavar="KEY=VALUE")
+    verify.add_argument("--pool", help="every verifier of this pool, instead of --verifier")
+    verify.add_argument("--config", default="embedded", help="the cluster.yaml that has the pool")
+    verify.add_argument("--output", type=Path, help="file of verdicts; what it holds already is not judged again")
+    verify.add_argument(
+        "--label", metavar="FIELD", help="the field with 0 or 1, or FIELD=VALUE, which is 1 where it holds"
+    )
+    verify.add_argument("--positive", choices=("bad", "good"), help="what a 1 of that field means to the verifier")
+    verify.add_argument("--prompts", action="store_true", help="judge lines without a response by their prompt alone")
+    verify.add_argument("--limit", type=int, metavar="ROWS", help="judge so many rows, evenly spread")
+    verify.add_argument(
+        "--attacks", nargs="?", const="all", metavar="NAMES", help="`all`, or names with commas between"
+    )
+    verify.add_argument("--attack-rows", type=int, default=200, metavar="ROWS", help="rows that each attack changes")
+    verify.add_argument(
+        "--wrappers", type=Path, help="templates of the wrapper attack: JSON lines, `text` with {prompt}"
+    )
+    verify.add_argument("--instructions", type=Path, help="what the injection attack plants: JSON lines, `text`")
+    verify.add_argument("--batch", type=int, default=64, metavar="ROWS")
+    verify.add_argument("--timeout-s", type=float, default=600.0, help="for a batch")
+    verify.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def _verify(chosen: argparse.Namespace) -> int:
+    import dataclasses
+
+    from safeladder.launch import verify_table
+    from safeladder.launch.verify import Request, verify
+
+    names = [field.name for field in dataclasses.fields(Request)]
+    report = verify(Request(**{name: getattr(chosen, name) for name in names}), sys.stderr)
+    if chosen.json:
+        print(json.dumps(report.plain(), indent=1, ensure_ascii=False))
+    else:
+        verify_table.show(report, sys.stdout)
+    return 1 if report.malformed else 0
 
 
 def _launch(chosen: argparse.Namespace) -> int:
