@@ -22,6 +22,8 @@ BUILT_IN: dict[str, str] = {
     "choice": "safeladder.verifiers.rules.choice:ChoiceRule",
     "match": "safeladder.verifiers.rules.match:MatchRule",
     "safety": "safeladder.verifiers.safety:SafetyVerifier",
+    "value": "safeladder.verifiers.value:ValueVerifier",
+    "grounded": "safeladder.verifiers.grounded:GroundedVerifier",
 }
 
 

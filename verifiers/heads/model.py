@@ -141,12 +141,8 @@ def relations(first: View, second: View) -> Tensor:
     mean = (of_second * second.mask).sum(1) / count
     lowest = of_second.masked_fill(~second.mask, 1.0).amin(1)
     last = of_second.gather(1, (count - 1)[:, None]).squeeze(1)
-    centre = [
-        nn.functional.normalize((text.vectors * text.mask[..., None]).sum(1), dim=1) for text in (first, second)
-    ]
-    return torch.stack(
-        [of_second.amax(1), mean, lowest, of_second[:, 0], last, (centre[0] * centre[1]).sum(1)], dim=1
-    )
+    centre = [nn.functional.normalize((text.vectors * text.mask[..., None]).sum(1), dim=1) for text in (first, second)]
+    return torch.stack([of_second.amax(1), mean, lowest, of_second[:, 0], last, (centre[0] * centre[1]).sum(1)], dim=1)
 
 
 def size_in_bytes(tensors: Mapping[str, Tensor]) -> int:

@@ -1,4 +1,4 @@
-"""Answers sorted by wording where no person has sorted them: declines, warns, complies. Labels made here are weak, and called so in reports."""
+"""Answers sorted by wording where no person has sorted them: declines, warns, complies. Labels made here are weak."""
 
 from __future__ import annotations
 

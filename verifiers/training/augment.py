@@ -57,7 +57,9 @@ class Wraps:
             else:
                 cut = draw.randrange(len(result.vectors) + 1)
                 vectors = torch.cat([result.vectors[:cut], planted.vectors, result.vectors[cut:]])
-                result = Piece(vectors, result.tokens + planted.tokens, torch.unique(torch.cat([result.grams, planted.grams])))
+                result = Piece(
+                    vectors, result.tokens + planted.tokens, torch.unique(torch.cat([result.grams, planted.grams]))
+                )
         return result
 
 
@@ -73,4 +75,6 @@ def _joined(parts: Sequence[Piece]) -> Piece:
         head = MAX_SEGMENTS * 3 // 5
         vectors = torch.cat([vectors[:head], vectors[-(MAX_SEGMENTS - head) :]])
     # the few n-grams across the joints are left out
-    return Piece(vectors, [t for part in parts for t in part.tokens], torch.unique(torch.cat([part.grams for part in parts])))
+    return Piece(
+        vectors, [t for part in parts for t in part.tokens], torch.unique(torch.cat([part.grams for part in parts]))
+    )

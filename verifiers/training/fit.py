@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -18,6 +18,8 @@ from safeladder.verifiers.training.examples import Example
 from safeladder.verifiers.training.texts import Texts
 
 log = structlog.get_logger()
+# what a head is told beside its texts: float32 [N, context]
+Context = Callable[[Sequence[Example], View, View], Tensor]
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,20 @@ class Corpus:
 
     def prepare(self, examples: Sequence[Example]) -> None:
         """Encodes every text that is not known yet."""
-        fresh = [text for text in dict.fromkeys(t for e in examples for t in (e.first, e.second)) if text not in self._pieces]
+        fresh = [
+            text for text in dict.fromkeys(t for e in examples for t in (e.first, e.second)) if text not in self._pieces
+        ]
         read = self._texts.segments(fresh)
         for text, vectors, tokens in zip(fresh, read.vectors.split(read.counts.tolist()), read.tokens, strict=True):
             self._pieces[text] = Piece(vectors, tokens, buckets(tokens))
 
-    def views(self, examples: Sequence[Example], fitting: Fitting | None = None, draw: random.Random | None = None) -> tuple[View, View]:
+    def sizes(self, examples: Sequence[Example]) -> list[int]:
+        """Segments of each example's longer text."""
+        return [max(len(self._pieces[e.first].vectors), len(self._pieces[e.second].vectors)) for e in examples]
+
+    def views(
+        self, examples: Sequence[Example], fitting: Fitting | None = None, draw: random.Random | None = None
+    ) -> tuple[View, View]:
         """First and second texts; with `fitting` some are wrapped or padded as `draw` decides."""
         first = [self._pieces[example.first] for example in examples]
         second = [self._pieces[example.second] for example in examples]
@@ -64,7 +74,9 @@ class Corpus:
         return tuple(assemble([p.vectors for p in side], [p.grams for p in side]) for side in (first, second))  # type: ignore[return-value]
 
 
-def fit(shape: Shape, examples: Sequence[Example], corpus: Corpus, fitting: Fitting, context: dict[Example, Tensor] | None = None) -> Head:
+def fit(
+    shape: Shape, examples: Sequence[Example], corpus: Corpus, fitting: Fitting, context: Context | None = None
+) -> Head:
     """A head trained on `examples`, not yet calibrated."""
     torch.manual_seed(fitting.seed)
     draw = random.Random(fitting.seed)
@@ -80,12 +92,11 @@ def fit(shape: Shape, examples: Sequence[Example], corpus: Corpus, fitting: Fitt
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, fitting.learning_rate, total_steps=steps, pct_start=0.15)
     for epoch in range(fitting.epochs):
         head.train()
-        order = torch.randperm(len(examples)).tolist()
         total = 0.0
-        for start in range(0, len(order), fitting.batch):
-            places = order[start : start + fitting.batch]
+        for places in _batches(corpus.sizes(examples), fitting.batch, draw):
             batch = [examples[place] for place in places]
-            found = head(*corpus.views(batch, fitting, draw), _context(batch, context))
+            sides = corpus.views(batch, fitting, draw)
+            found = head(*sides, context(batch, *sides) if context else None)
             each = loss(found, torch.tensor([example.target for example in batch]))
             value = (each * weights[places]).mean()
             optimizer.zero_grad()
@@ -93,14 +104,22 @@ def fit(shape: Shape, examples: Sequence[Example], corpus: Corpus, fitting: Fitt
             nn.utils.clip_grad_norm_(head.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-            total += float(value) * len(batch)
+            total += value.item() * len(batch)
         log.info("epoch.completed", epoch=epoch, loss=round(total / len(examples), 4))
     head.eval()
     return head
 
 
-def _context(batch: Sequence[Example], context: dict[Example, Tensor] | None) -> Tensor | None:
-    return None if context is None else torch.stack([context[example] for example in batch])
+def _batches(sizes: Sequence[int], batch: int, draw: random.Random) -> list[list[int]]:
+    """All places in random batches of texts of like length, which need little padding."""
+    order = list(range(len(sizes)))
+    draw.shuffle(order)
+    found = []
+    for start in range(0, len(order), 16 * batch):
+        chunk = sorted(order[start : start + 16 * batch], key=lambda place: sizes[place])
+        found += [chunk[at : at + batch] for at in range(0, len(chunk), batch)]
+    draw.shuffle(found)
+    return found
 
 
 def balance(examples: Sequence[Example]) -> Tensor:
@@ -121,14 +140,18 @@ def loss(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def logits(head: Head, examples: Sequence[Example], corpus: Corpus, context: dict[Example, Tensor] | None = None) -> Tensor:
+def logits(head: Head, examples: Sequence[Example], corpus: Corpus, context: Context | None = None) -> Tensor:
     """Uncalibrated logits [N, classes]."""
     head.eval()
-    parts = [
-        head(*corpus.views(examples[start : start + 512]), _context(examples[start : start + 512], context))
-        for start in range(0, len(examples), 512)
-    ]
-    return torch.cat(parts) if parts else torch.empty(0, head.shape.classes)
+    sizes = corpus.sizes(examples)
+    order = sorted(range(len(examples)), key=lambda place: sizes[place])
+    result = torch.empty(len(examples), head.shape.classes)
+    for start in range(0, len(order), 256):
+        places = order[start : start + 256]
+        batch = [examples[place] for place in places]
+        sides = corpus.views(batch)
+        result[places] = head(*sides, context(batch, *sides) if context else None)
+    return result
 
 
 def languages(examples: Sequence[Example]) -> Tensor:
@@ -161,7 +184,7 @@ def _scaling(found: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
             value = nn.functional.cross_entropy(scaled, targets)
         value = value + 1e-3 * (log_scale**2 + (bias**2).sum())
         torch.autograd.backward(value)
-        return float(value)
+        return value.item()
 
     optimizer.step(closure)
     return log_scale.detach().exp(), bias.detach()

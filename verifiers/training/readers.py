@@ -89,7 +89,7 @@ def _pairs(options: Mapping[str, Any], draw: random.Random, folder: Path) -> Ite
     """(prompt, harmful, group) to put composed answers under: our own and public ones."""
     for text, harmful, _, group in own_requests():
         yield text, bool(harmful), group
-    files = {"catqa-en": 1, "catqa-zh": 1, "advbench": 1, "jade-zh": 1, "everyday-requests": 0, "cvalues-zh": 0, "nq-open": 0}
+    files = {"catqa-en": 1, "catqa-zh": 1, "advbench": 1, "jade-zh": 1, "everyday-requests": 0, "cvalues-zh": 0}
     for name, harmful in files.items():
         for row in draw.sample(load(folder / "tasks" / f"{name}.jsonl"), int(options.get("each", 250))):
             yield str(row["prompt"])[:400], bool(harmful), str(row["prompt"])
@@ -104,7 +104,11 @@ def composed(file: Path, options: Mapping[str, Any], draw: random.Random) -> Ite
         refusal = compose(replies.REFUSALS[language], held_out, draw)
         compliance = compose(replies.COMPLIANCE[language], held_out, draw).format(topic(prompt, language))
         warning = compose(replies.WARNINGS[language], held_out, draw)
-        joint = draw.choice(("However, ", "That said, ", "But if you insist: ", "")) if language == "en" else draw.choice(("不过，", "但是，", ""))
+        joint = (
+            draw.choice(("However, ", "That said, ", "But if you insist: ", ""))
+            if language == "en"
+            else draw.choice(("不过，", "但是，", ""))
+        )
         kinds = [  # text, harm, refusal class, warns
             (compliance, int(harmful), COMPLIANCE, 0),
             (refusal, 0, REFUSAL, 0),
@@ -194,6 +198,14 @@ def topic(prompt: str, language: str) -> str:
 # ------------------------------------------------------------------------------------------------ values
 
 
+def statements(file: Path, options: Mapping[str, Any], draw: random.Random) -> Iterator[Example]:
+    """ETHICS: statements in sets that differ in a few words and stand one after another; runs of 40 lines are split as one."""
+    found = load(file)[: int(options.get("limit", 10**9))]
+    for place, row in enumerate(found):
+        group = f"{options['name']}-{place // 40}"
+        yield Example("", str(row["text"]), int(bool(row["acceptable"])), str(options["name"]), group)
+
+
 def choices(file: Path, options: Mapping[str, Any], draw: random.Random) -> Iterator[Example]:
     """Moral questions with choices: the right one is acceptable, the one marked wrong (or each other one) is not."""
     for row in load(file):
@@ -208,6 +220,70 @@ def choices(file: Path, options: Mapping[str, Any], draw: random.Random) -> Iter
                 yield Example(str(row["prompt"])[-400:], text, target, str(options["name"]), str(row["prompt"]))
 
 
+# ------------------------------------------------------------------------------------------------ evidence
+
+_FRAMES: Final = {
+    "en": (
+        "{}",
+        "{}",
+        "The answer is {}.",
+        "It is {}, according to the text.",
+        "As far as the passage tells, it was {}.",
+    ),
+    "zh": ("{}", "{}", "答案是{}。", "根据原文，是{}。", "文中说的是{}。"),
+}
+
+
+def graded(file: Path, options: Mapping[str, Any], draw: random.Random) -> Iterator[Example]:
+    """halueval-qa: evidence, question, and a right and a wrong answer. There the short answer is nearly always the right one; so the right
+    one also comes in frames as long as the wrong ones, and another span of the evidence comes as a short wrong one."""
+    for row in load(file):
+        evidence, question, answer = (str(row[field]) for field in ("evidence", "prompt", "response"))
+        first, source = f"{evidence}\n\n{question}", str(options["name"])
+        yield Example(first, answer, int(row["correct"]), source, question, wraps=False)
+        if row["correct"]:
+            framed = draw.choice(_FRAMES["en"][2:]).format(answer)
+            yield Example(first, framed, 1, f"{source}-framed", question, wraps=False)
+            for wrong in _other_spans(evidence, question, answer, draw)[:2]:
+                text = draw.choice(_FRAMES["en"]).format(wrong)
+                yield Example(first, text, 0, f"{source}-swapped", question, wraps=False)
+
+
+def passages(file: Path, options: Mapping[str, Any], draw: random.Random) -> Iterator[Example]:
+    """xquad: questions with the passage that answers them; the wrong answer is another question's, of the same kind."""
+    tasks = load(file)
+    corpus = {str(row["id"]): str(row["text"]) for row in load(file.parents[1] / "corpus" / file.name)}
+    by_document: dict[str, list[Row]] = {}
+    for row in tasks:
+        by_document.setdefault(str(row["document"]), []).append(row)
+    language = "zh" if "zh" in file.stem else "en"
+    for row in tasks:
+        right = str(row["reference"][0] if isinstance(row["reference"], list) else row["reference"])
+        first = f"{corpus[str(row['document'])]}\n\n{row['prompt']}"
+        others = [
+            str(o["reference"][0] if isinstance(o["reference"], list) else o["reference"])
+            for o in by_document[str(row["document"])]
+        ]
+        wrong = [o for o in others if o not in right and right not in o and _kind(o) == _kind(right)]
+        frame = draw.choice(_FRAMES[language])
+        if wrong:
+            for target, text in ((1, right), (0, min(wrong, key=lambda other: abs(len(other) - len(right))))):
+                yield Example(first, frame.format(text), target, str(options["name"]), str(row["prompt"]), wraps=False)
+
+
+def _kind(answer: str) -> str:
+    return "number" if re.search(r"\d", answer) else "words"
+
+
+def _other_spans(evidence: str, question: str, answer: str, draw: random.Random) -> list[str]:
+    """Names or numbers of the evidence that are neither in the answer nor in the question."""
+    pattern = r"\b\d[\d,.]*\b" if _kind(answer) == "number" else r"\b[A-Z][\w'-]+(?: (?:of |the )?[A-Z][\w'-]+)*"
+    found = [span for span in dict.fromkeys(re.findall(pattern, evidence)) if span not in answer and answer not in span]
+    found = [span for span in found if span.casefold() not in question.casefold() and len(span) > 2]
+    draw.shuffle(found)
+    return found
+
+
 Reader = Callable[[Path, Mapping[str, Any], random.Random], Iterator[Example]]
 READERS: Final[dict[str, Reader]] = {
     "rows": rows,
@@ -217,5 +293,8 @@ READERS: Final[dict[str, Reader]] = {
     "human_labelled": human_labelled,
     "ordinary_answers": ordinary_answers,
     "preferred": preferred,
+    "statements": statements,
     "choices": choices,
+    "graded": graded,
+    "passages": passages,
 }
