@@ -24,6 +24,8 @@ BUILT_IN: dict[str, str] = {
     "safety": "safeladder.verifiers.safety:SafetyVerifier",
     "cost": "safeladder.verifiers.cost:CostVerifier",
     "value_model": "safeladder.verifiers.value_model:ValueModelVerifier",
+    "value": "safeladder.verifiers.value:ValueVerifier",
+    "grounded": "safeladder.verifiers.grounded:GroundedVerifier",
 }
 
 
