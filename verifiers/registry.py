@@ -29,6 +29,8 @@ RULES: dict[str, str] = {
 # Small trained heads that come with the package.
 HEADS: dict[str, str] = {
     "safety": "safeladder.verifiers.safety:SafetyVerifier",
+    "value": "safeladder.verifiers.value:ValueVerifier",
+    "grounded": "safeladder.verifiers.grounded:GroundedVerifier",
 }
 # What `safeladder train-verifier` makes; each needs the folder that it wrote.
 TRAINED: dict[str, str] = {
