@@ -22,6 +22,7 @@ from safeladder.verifiers.heads.bundle import Bundle, Said
 from safeladder.verifiers.heads.model import Shape, View
 from safeladder.verifiers.training import report
 from safeladder.verifiers.training.augment import Wraps
+from safeladder.verifiers.training.baseline import accuracies
 from safeladder.verifiers.training.config import ConfigError, HeadConfig, HeadsConfig, load
 from safeladder.verifiers.training.examples import Example, part
 from safeladder.verifiers.training.fit import Context, Corpus, calibrate, fit, logits
@@ -129,7 +130,17 @@ def _one(
     chosen = [e for e in usable if part(e.group) == "validation"]
     calibrate(fitted, logits(fitted, chosen, corpus, context), chosen)
     held = [e for e in examples if e.source.endswith(HELD) or part(e.group) == "test"]
-    return fitted, report.figures(fitted, held, corpus, context)
+    found = report.figures(fitted, held, corpus, context)
+    if head.baseline:
+        learnt = [e for e in usable if part(e.group) != "test"]
+        found["baseline"] = accuracies(
+            [f"{e.first} {e.second}" for e in learnt],
+            [e.target for e in learnt],
+            [f"{e.first} {e.second}" for e in held],
+            [e.target for e in held],
+            [e.source for e in held],
+        )
+    return fitted, found
 
 
 def _fold(

@@ -98,6 +98,7 @@ def _pairs(options: Mapping[str, Any], draw: random.Random, folder: Path) -> Ite
 def composed(file: Path, options: Mapping[str, Any], draw: random.Random) -> Iterator[Example]:
     """Answers put together from parts, in both languages, under prompts of both kinds; `head` says what is told of them."""
     head = options["head"]
+    draw = random.Random(int(options.get("seed", 1)))  # the same answers for every head, which are then encoded once
     for prompt, harmful, group in _pairs(options, draw, file):
         language = "zh" if re.search(r"[\u4e00-\u9fff]", prompt) else "en"
         held_out = part(group) == "test"
@@ -117,7 +118,7 @@ def composed(file: Path, options: Mapping[str, Any], draw: random.Random) -> Ite
             (f"{refusal} {warning}", 0, REFUSAL, 1),
             (f"{compliance} {warning}", int(harmful), None, 1),
         ]
-        for place in sorted(draw.sample(range(len(kinds)), 3)):
+        for place in sorted(draw.sample(range(len(kinds)), 2)):
             text, harm, declined, warned = kinds[place]
             target = {"answer_harm": harm, "refusal": declined, "warning": warned}[head]
             if target is not None:

@@ -132,6 +132,9 @@ def tables(found: dict[str, Any]) -> str:
     for name, result in found["heads"].items():
         lines += ["", f"**{name}**, held-out rows of sources trained on:", "", _header(columns)]
         lines += [_line(label, figures, columns) for label, figures in result["slices"].items()]
+        if "baseline" in result:
+            shares = ", ".join(f"{part} {share:.3f}" for part, share in result["baseline"].items())
+            lines += ["", f"Accuracy of TF-IDF with logistic regression on the same rows: {shares}."]
         for fold in result.get("folds", ()):
             lines += [
                 "",
