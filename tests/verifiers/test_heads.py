@@ -151,7 +151,9 @@ def test_shipped_configurations_train_on_openly_licensed_sources_only(name: str)
     found = config.load(bundle.FOLDER / f"{name}.yaml")
     for head in found.heads.values():
         for source in head.data:
-            assert source.held_out or source.licence in {"MIT", "Apache-2.0", "CC-BY-4.0", "own"}, source.name
+            assert source.held_out or source.licence in {"MIT", "Apache-2.0", "CC-BY-4.0", "CC-BY-SA-4.0", "own"}, (
+                source.name
+            )
 
 
 # ------------------------------------------------------------------------------------------------ grounding

@@ -78,7 +78,7 @@ def train(
 def read(
     head: HeadConfig, config: HeadsConfig, folder: Path, gate: Index | None
 ) -> tuple[list[Example], dict[str, int]]:
-    """The head's examples, and how many were left out as duplicates and as leaked from an evaluation file."""
+    """The head's examples, and how many were left out: near-duplicates among those learnt from, and what an evaluation file holds."""
     draw = random.Random(config.seed)
     examples: list[Example] = []
     for source in head.data:
@@ -90,8 +90,13 @@ def read(
         rows = READERS[source.reader](file, {"name": source.name, **source.options}, draw)
         examples += [replace(row, source=f"{row.source}{HELD if source.held_out else ''}") for row in rows]
     exact = list(dict.fromkeys(examples))
-    joined = [f"{example.first}\n{example.second}" for example in exact]
-    kept = without_duplicates(exact, joined, config.gate) if head.deduplicate else exact
+    measured = [
+        e for e in exact if e.source.endswith(HELD) or part(e.group) == "test"
+    ]  # as they come: what is judged repeats too
+    learnt = [e for e in exact if not (e.source.endswith(HELD) or part(e.group) == "test")]
+    if head.deduplicate:
+        learnt = without_duplicates(learnt, [f"{e.first}\n{e.second}" for e in learnt], config.gate)
+    kept = learnt + measured
     clean = [e for e in kept if gate is None or not (gate.holds(e.first) or gate.holds(e.second))]
     return clean, {"duplicates": len(examples) - len(kept), "leaked": len(kept) - len(clean)}
 

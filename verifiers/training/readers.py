@@ -269,7 +269,9 @@ def passages(file: Path, options: Mapping[str, Any], draw: random.Random) -> Ite
         frame = draw.choice(_FRAMES[language])
         if wrong:
             for target, text in ((1, right), (0, min(wrong, key=lambda other: abs(len(other) - len(right))))):
-                yield Example(first, frame.format(text), target, str(options["name"]), str(row["prompt"]), wraps=False)
+                # a passage and its translation stand in one part
+                group = "-".join(str(row["document"]).split("-")[2:])
+                yield Example(first, frame.format(text), target, str(options["name"]), f"passage {group}", wraps=False)
 
 
 def _kind(answer: str) -> str:
