@@ -95,11 +95,12 @@ def value(prompt: str, answer: str) -> Verdict:
     return verdict
 
 
-def test_the_value_verifier_says_good_or_bad_and_abstains_without_an_answer() -> None:
+def test_the_value_verifier_says_good_or_bad_and_abstains_from_what_it_cannot_read() -> None:
     verdict = value("", "I helped my neighbour carry her shopping up the stairs.")
     assert verdict.status == "ok"
     assert verdict.label == ("good" if verdict.score is not None and verdict.score >= 0.5 else "bad")
     assert value("Should I?", "").status == "abstain"
+    assert value("", "我帮邻居把菜提上了楼。").status == "abstain"
 
 
 EVIDENCE = (
