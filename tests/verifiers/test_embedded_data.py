@@ -85,10 +85,11 @@ def test_a_planted_instruction_changes_few_verdicts(data: Path) -> None:
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_a_supported_answer_scores_above_one_of_like_length_from_the_same_passage(data: Path, language: str) -> None:
     found = list(readers.passages(data / "tasks" / f"xquad-{language}.jsonl", {"name": "xquad"}, random.Random(0)))
-    chosen = [example for example in found if part(example.group) == "test"][: 2 * ROWS]
+    chosen = [example for example in found if part(example.group) == "test"]
     said = _grounded(chosen)
-    right = [said[place] > said[place + 1] for place in range(0, len(chosen), 2)]
-    assert [example.target for example in chosen[:4]] == [1, 0, 1, 0]
+    # each right answer is followed by a wrong one from the same passage
+    right = [said[row] > said[row + 1] for row in range(len(chosen) - 1) if chosen[row].target == 1]
+    assert len(right) >= 50
     assert sum(right) / len(right) >= 0.7
 
 

@@ -251,7 +251,7 @@ def graded(file: Path, options: Mapping[str, Any], draw: random.Random) -> Itera
 
 
 def passages(file: Path, options: Mapping[str, Any], draw: random.Random) -> Iterator[Example]:
-    """xquad: questions with the passage that answers them; the wrong answer is another question's, of the same kind."""
+    """xquad: questions with the passage that answers them; wrong are another question's of the same kind, and one of another passage."""
     tasks = load(file)
     corpus = {str(row["id"]): str(row["text"]) for row in load(file.parents[1] / "corpus" / file.name)}
     by_document: dict[str, list[Row]] = {}
@@ -268,7 +268,12 @@ def passages(file: Path, options: Mapping[str, Any], draw: random.Random) -> Ite
         wrong = [o for o in others if o not in right and right not in o and _kind(o) == _kind(right)]
         frame = draw.choice(_FRAMES[language])
         if wrong:
-            for target, text in ((1, right), (0, min(wrong, key=lambda other: abs(len(other) - len(right))))):
+            stranger = draw.choice(tasks)["reference"]
+            absent = str(stranger[0] if isinstance(stranger, list) else stranger)
+            pairs = [(1, right), (0, min(wrong, key=lambda other: abs(len(other) - len(right))))]
+            if absent not in first and draw.random() < 0.6:
+                pairs += [(0, absent)]
+            for target, text in pairs:
                 # a passage and its translation stand in one part
                 group = "-".join(str(row["document"]).split("-")[2:])
                 yield Example(first, frame.format(text), target, str(options["name"]), f"passage {group}", wraps=False)
