@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TextIO
 
-import yaml
+import yaml  # type: ignore[import-untyped]
 
 from safeladder.launch.config import ConfigError
 from safeladder.launch.terminal import console
