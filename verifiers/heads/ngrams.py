@@ -1,7 +1,6 @@
 """Hashed n-grams of the encoder's tokens: exact wording, which averaged vectors blur.
 
-The encoder's normaliser has already made full-width letters plain, dropped invisible marks and lower-cased nothing; ids below are those
-of the pieces in their order.
+Full-width letters, invisible marks and accents are gone by then (`segments.visible` and the encoder's own normaliser); case is kept.
 """
 
 from __future__ import annotations

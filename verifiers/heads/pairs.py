@@ -9,6 +9,8 @@ from torch import Tensor
 
 from safeladder.verifiers.heads import encoder
 from safeladder.verifiers.heads.bundle import Bundle, languages
+from safeladder.verifiers.heads.encoder import Segments
+from safeladder.verifiers.heads.model import view
 
 
 def read(
@@ -27,3 +29,14 @@ def read(
         name: (torch.stack([1.0 - values, values], dim=1) if values.ndim == 1 else values).tolist()
         for name, values in found.items()
     }
+
+
+def strongest_segment(heads: Bundle, name: str, texts: Sequence[str], device: str = "cpu") -> list[float]:
+    """For each text the highest probability of yes that a head of one text gives to one of its segments by itself."""
+    read_texts = encoder.shared(device).encode(texts)
+    count = len(read_texts.vectors)
+    alone = view(Segments(read_texts.vectors, torch.ones(count, dtype=torch.long), [[] for _ in range(count)]))
+    of_text = torch.repeat_interleave(languages(texts), read_texts.counts)
+    with torch.inference_mode():
+        said = heads.heads[name].calibrated(heads.heads[name](alone, alone), of_text)
+    return [float(part.max()) for part in said.split(read_texts.counts.tolist())]

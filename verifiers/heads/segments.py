@@ -6,6 +6,7 @@ Harm, a refusal or a planted instruction is often one sentence of a long text; a
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Final
 
@@ -13,6 +14,15 @@ MAX_TOKENS: Final = 48  # of a segment
 MAX_SEGMENTS: Final = 16  # of a text
 _SHORT = 12  # a segment shorter than this takes in the sentence that follows
 _END = re.compile(r"[.!?…。！？；;]+[\"'”’)\]]*(?=\s|[^\x00-\x7f])|\n+|(?<=[。！？；])")
+
+
+def visible(text: str) -> str:
+    """The text without invisible marks and Latin accents, with which words are disguised, and without space around it."""
+    if text.isascii():
+        return text.strip()
+    parts = unicodedata.normalize("NFD", text)
+    kept = (c for c in parts if not "\u0300" <= c <= "\u036f" and unicodedata.category(c) != "Cf")
+    return unicodedata.normalize("NFC", "".join(kept)).strip()
 
 
 def spans(text: str, offsets: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -32,6 +32,7 @@ class HeadConfig(msgspec.Struct, forbid_unknown_fields=True):
     """One head. `takes`: see `heads.bundle.Said`; `context: grounding`: the numbers of `heads/grounding.py`.
 
     `folds`: lists of sources; for each, a head is trained without them and measured on them, and thrown away.
+    `baseline`: measure a bag of words (`baseline.py`) on the same rows.
     """
 
     reads: Literal["first", "second", "both"]
@@ -44,6 +45,7 @@ class HeadConfig(msgspec.Struct, forbid_unknown_fields=True):
     fitting: Fitting = Fitting()
     folds: list[list[str]] = []
     deduplicate: bool = True
+    baseline: bool = False
 
 
 class HeadsConfig(msgspec.Struct, forbid_unknown_fields=True):

@@ -22,6 +22,7 @@ from safeladder.verifiers.heads.bundle import Bundle, Said
 from safeladder.verifiers.heads.model import Shape, View
 from safeladder.verifiers.training import report
 from safeladder.verifiers.training.augment import Wraps
+from safeladder.verifiers.training.baseline import accuracies
 from safeladder.verifiers.training.config import ConfigError, HeadConfig, HeadsConfig, load
 from safeladder.verifiers.training.examples import Example, part
 from safeladder.verifiers.training.fit import Context, Corpus, calibrate, fit, logits
@@ -77,7 +78,7 @@ def train(
 def read(
     head: HeadConfig, config: HeadsConfig, folder: Path, gate: Index | None
 ) -> tuple[list[Example], dict[str, int]]:
-    """The head's examples, and how many were left out as duplicates and as leaked from an evaluation file."""
+    """The head's examples, and how many were left out: near-duplicates among those learnt from, and what an evaluation file holds."""
     draw = random.Random(config.seed)
     examples: list[Example] = []
     for source in head.data:
@@ -89,8 +90,13 @@ def read(
         rows = READERS[source.reader](file, {"name": source.name, **source.options}, draw)
         examples += [replace(row, source=f"{row.source}{HELD if source.held_out else ''}") for row in rows]
     exact = list(dict.fromkeys(examples))
-    joined = [f"{example.first}\n{example.second}" for example in exact]
-    kept = without_duplicates(exact, joined, config.gate) if head.deduplicate else exact
+    measured = [
+        e for e in exact if e.source.endswith(HELD) or part(e.group) == "test"
+    ]  # as they come: what is judged repeats too
+    learnt = [e for e in exact if not (e.source.endswith(HELD) or part(e.group) == "test")]
+    if head.deduplicate:
+        learnt = without_duplicates(learnt, [f"{e.first}\n{e.second}" for e in learnt], config.gate)
+    kept = learnt + measured
     clean = [e for e in kept if gate is None or not (gate.holds(e.first) or gate.holds(e.second))]
     return clean, {"duplicates": len(examples) - len(kept), "leaked": len(kept) - len(clean)}
 
@@ -129,7 +135,17 @@ def _one(
     chosen = [e for e in usable if part(e.group) == "validation"]
     calibrate(fitted, logits(fitted, chosen, corpus, context), chosen)
     held = [e for e in examples if e.source.endswith(HELD) or part(e.group) == "test"]
-    return fitted, report.figures(fitted, held, corpus, context)
+    found = report.figures(fitted, held, corpus, context)
+    if head.baseline:
+        learnt = [e for e in usable if part(e.group) != "test"]
+        found["baseline"] = accuracies(
+            [f"{e.first} {e.second}" for e in learnt],
+            [e.target for e in learnt],
+            [f"{e.first} {e.second}" for e in held],
+            [e.target for e in held],
+            [e.source for e in held],
+        )
+    return fitted, found
 
 
 def _fold(

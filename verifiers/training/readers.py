@@ -98,6 +98,7 @@ def _pairs(options: Mapping[str, Any], draw: random.Random, folder: Path) -> Ite
 def composed(file: Path, options: Mapping[str, Any], draw: random.Random) -> Iterator[Example]:
     """Answers put together from parts, in both languages, under prompts of both kinds; `head` says what is told of them."""
     head = options["head"]
+    draw = random.Random(int(options.get("seed", 1)))  # the same answers for every head, which are then encoded once
     for prompt, harmful, group in _pairs(options, draw, file):
         language = "zh" if re.search(r"[\u4e00-\u9fff]", prompt) else "en"
         held_out = part(group) == "test"
@@ -117,7 +118,7 @@ def composed(file: Path, options: Mapping[str, Any], draw: random.Random) -> Ite
             (f"{refusal} {warning}", 0, REFUSAL, 1),
             (f"{compliance} {warning}", int(harmful), None, 1),
         ]
-        for place in sorted(draw.sample(range(len(kinds)), 3)):
+        for place in sorted(draw.sample(range(len(kinds)), 2)):
             text, harm, declined, warned = kinds[place]
             target = {"answer_harm": harm, "refusal": declined, "warning": warned}[head]
             if target is not None:
@@ -250,7 +251,7 @@ def graded(file: Path, options: Mapping[str, Any], draw: random.Random) -> Itera
 
 
 def passages(file: Path, options: Mapping[str, Any], draw: random.Random) -> Iterator[Example]:
-    """xquad: questions with the passage that answers them; the wrong answer is another question's, of the same kind."""
+    """xquad: questions with the passage that answers them; wrong are another question's of the same kind, and one of another passage."""
     tasks = load(file)
     corpus = {str(row["id"]): str(row["text"]) for row in load(file.parents[1] / "corpus" / file.name)}
     by_document: dict[str, list[Row]] = {}
@@ -267,8 +268,15 @@ def passages(file: Path, options: Mapping[str, Any], draw: random.Random) -> Ite
         wrong = [o for o in others if o not in right and right not in o and _kind(o) == _kind(right)]
         frame = draw.choice(_FRAMES[language])
         if wrong:
-            for target, text in ((1, right), (0, min(wrong, key=lambda other: abs(len(other) - len(right))))):
-                yield Example(first, frame.format(text), target, str(options["name"]), str(row["prompt"]), wraps=False)
+            stranger = draw.choice(tasks)["reference"]
+            absent = str(stranger[0] if isinstance(stranger, list) else stranger)
+            pairs = [(1, right), (0, min(wrong, key=lambda other: abs(len(other) - len(right))))]
+            if absent not in first and draw.random() < 0.6:
+                pairs += [(0, absent)]
+            for target, text in pairs:
+                # a passage and its translation stand in one part
+                group = "-".join(str(row["document"]).split("-")[2:])
+                yield Example(first, frame.format(text), target, str(options["name"]), f"passage {group}", wraps=False)
 
 
 def _kind(answer: str) -> str:

@@ -93,7 +93,7 @@ def attacks(
             head, [_with(e, first=_filled(draw.choice(templates), e.first)) for e in benign], corpus, context
         )
         result["wrapped_false_alarms"] = float((alarms == 1).mean())
-    if planted and head.shape.reads != "first":
+    if planted and held and head.shape.reads != "first":
         rows = draw.sample(held, min(2 * _ATTACKED, len(held)))
         after_rows = [_with(e, second=f"{e.second}\n{draw.choice(planted)}") for e in rows]
         before, after = _decisions(head, rows, corpus, context), _decisions(head, after_rows, corpus, context)
@@ -132,6 +132,9 @@ def tables(found: dict[str, Any]) -> str:
     for name, result in found["heads"].items():
         lines += ["", f"**{name}**, held-out rows of sources trained on:", "", _header(columns)]
         lines += [_line(label, figures, columns) for label, figures in result["slices"].items()]
+        if "baseline" in result:
+            shares = ", ".join(f"{part} {share:.3f}" for part, share in result["baseline"].items())
+            lines += ["", f"Accuracy of TF-IDF with logistic regression on the same rows: {shares}."]
         for fold in result.get("folds", ()):
             lines += [
                 "",
