@@ -51,7 +51,7 @@ def prepared(product: Product, tensors: Mapping[str, Tensor]) -> Any:
     weight = product.weight
     if weight.device.type != "cpu" or weight.dtype != torch.float32:
         return None
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if not torch.backends.mkldnn.is_available():
         return None
     found = [next((tensors[name] for name in names if name in tensors), None) for names in product.names]
     parts = [part for part in found if part is not None]

@@ -78,4 +78,5 @@ def _logits(train: Tensor, targets: Tensor, test: Tensor, penalty: float) -> Ten
         torch.autograd.backward(loss)
         optimizer.step()
     with torch.no_grad():
-        return (torch.sparse.mm(test, weight) + bias).squeeze(1)
+        scores: Tensor = (torch.sparse.mm(test, weight) + bias).squeeze(1)
+    return scores

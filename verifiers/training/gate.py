@@ -94,7 +94,10 @@ def _runs(flat: str, words: int) -> list[int]:
     listed = flat.split()
     if len(listed) < words:
         return []
-    return _windows(np.array([zlib.crc32(word.encode()) for word in listed], dtype=np.uint64), words).tolist()
+    found: list[int] = _windows(
+        np.array([zlib.crc32(word.encode()) for word in listed], dtype=np.uint64), words
+    ).tolist()
+    return found
 
 
 def _chinese(flat: str) -> bool:
