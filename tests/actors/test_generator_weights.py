@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import structlog
 import torch
-from structlog.testing import capture_logs
+from structlog.testing import LogCapture
 
 from safeladder.actors.actor import ActorError, Context
 from safeladder.actors.generator import Generator
@@ -35,6 +35,7 @@ class Scene:
         self.model, tokenizer = models.load(models.resolve("tiny"))
         self.probes = attestation.texts(tokenizer)
         self.publisher = Publisher(self.home, self.key, full_every=4)
+        self.said = LogCapture()
 
     def publish(self, version: int, faithful: bool = True, **manifest: object) -> dict[str, object]:
         """Moves the weights and publishes them; an unfaithful probe is that of other weights."""
@@ -52,7 +53,8 @@ class Scene:
         link = SimpleNamespace(state={}, boot="b00t")
         options = Generator.Options(version_wait_s=5.0)
         pool = config.pools["generator"]
-        return Generator(Context("generator/0", pool, config, self.run.path, link, structlog.get_logger()), options)
+        log = structlog.wrap_logger(None, processors=[self.said], wrapper_class=structlog.BoundLogger)
+        return Generator(Context("generator/0", pool, config, self.run.path, link, log), options)
 
 
 @pytest.fixture
@@ -71,9 +73,8 @@ def test_a_version_is_ready_for_work_once_its_probe_agrees(scene: Scene) -> None
         finally:
             await generator.stop()
 
-    with capture_logs() as logs:
-        asyncio.run(run())
-    attested = [line for line in logs if line["event"] == "weights.attested"]
+    asyncio.run(run())
+    attested = [line for line in scene.said.entries if line["event"] == "weights.attested"]
     assert [line["passed"] for line in attested] == [True] * 3
     assert all(line["mean"] < 1e-4 and line["tokens"] > 20 for line in attested)
 
@@ -90,9 +91,8 @@ def test_an_engine_that_does_not_give_the_learners_logprobs_takes_no_work_and_en
         finally:
             await generator.stop()
 
-    with capture_logs() as logs:
-        asyncio.run(run())
-    (refused,) = [line for line in logs if line["event"] == "weights.refused"]
+    asyncio.run(run())
+    (refused,) = [line for line in scene.said.entries if line["event"] == "weights.refused"]
     assert "differ from the learner's by" in refused["error"]
 
 
@@ -114,9 +114,8 @@ def test_a_strangers_publication_and_a_torn_one_are_passed_over_and_the_next_is_
         finally:
             await generator.stop()
 
-    with capture_logs() as logs:
-        asyncio.run(run())
-    first, second = [line["error"] for line in logs if line["event"] == "weights.refused"]
+    asyncio.run(run())
+    first, second = [line["error"] for line in scene.said.entries if line["event"] == "weights.refused"]
     assert "is unsigned" in first and "bytes, its manifest says" in second
 
 
