@@ -70,7 +70,7 @@ class Preparation:
             raise Reject(str(error)) from None
         ends = np.cumsum(arrays["lengths"])[:-1]
         completions = np.split(arrays["completion_ids"], ends)
-        kept = np.split(arrays["kept"].astype(np.bool_), ends) if "kept" in arrays else None
+        kept = np.split(arrays["own"].astype(np.bool_), ends) if "own" in arrays else None
         family = self._recipe.family(group.record.label)
         channels, weights = normalised_apart(earned.terms, family)
         unknown = np.full(len(group.completions), np.nan)

@@ -23,6 +23,8 @@ BUILT_IN: dict[str, str] = {
     "boxed_format": "safeladder.verifiers.rules.boxed_format:BoxedFormatRule",
     "match": "safeladder.verifiers.rules.match:MatchRule",
     "instruction": "safeladder.verifiers.rules.instruction:InstructionRule",
+    "deliberation": "safeladder.verifiers.rules.deliberation:DeliberationRule",
+    "reliability": "safeladder.verifiers.rules.deliberation:ReliabilityRule",
     "visual_focus": "safeladder.verifiers.rules.visual_focus:VisualFocusRule",
     "safety": "safeladder.verifiers.safety:SafetyVerifier",
 }
