@@ -46,14 +46,23 @@ class Serving:
     """An actor at work in a thread of its own."""
 
     def __init__(
-        self, place: Place, kind: type[Actor], credit: int = 1, config: Config | None = None, drain_s: float = 5.0
+        self,
+        place: Place,
+        kind: type[Actor],
+        credit: int = 1,
+        config: Config | None = None,
+        drain_s: float = 5.0,
+        options: Any = None,
+        queue: str = "mine",
     ) -> None:
         self.runtime = Runtime(kind, drain_s=drain_s)
+        self._options = kind.Options() if options is None else options
+        name = f"{queue}/0"
         link = Link(
-            place.endpoint, "mine/0", ["mine"], on_event=self.runtime.on_event, vitals=self.runtime.vitals, role="mine"
+            place.endpoint, name, [queue], on_event=self.runtime.on_event, vitals=self.runtime.vitals, role=queue
         )
-        pool = Pool(actor="x:X", credit=credit, queues=["mine"])
-        context = Context("mine/0", pool, config or Config(), Path(), link)
+        pool = Pool(actor="x:X", credit=credit, queues=[queue])
+        context = Context(name, pool, config or Config(), Path(), link)
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._serve, args=(context, kind))
 
@@ -65,7 +74,7 @@ class Serving:
 
     async def _run(self, context: Context, kind: type[Actor]) -> None:
         self._loop = asyncio.get_running_loop()
-        await self.runtime.run(context, kind.Options())
+        await self.runtime.run(context, self._options)
 
     @property
     def actor(self) -> Any:

@@ -61,7 +61,10 @@ class DeliberationRule(Verifier):
 
 
 class ReliabilityRule(Verifier):
-    """r_format r_reliability: 1 for a well-formed trajectory that is right and certain or wrong and unsure. Labels: reliable, unreliable."""
+    """r_format r_reliability: 1 for a well-formed trajectory that is right and certain or wrong and unsure.
+
+    Labels: reliable, unreliable.
+    """
 
     name = "reliability"
     version = "1"

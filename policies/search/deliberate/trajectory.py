@@ -30,7 +30,7 @@ LONGEST_QUERY: Final = 400  # characters of a query that are searched for
 LONGEST_ID: Final = 200
 
 
-@dataclass(frozen=True)
+@dataclass
 class TrajectoryLimits:
     """`turns`: of the policy, the answer included. `turn_tokens`, `tokens`: of the policy's own, in a turn and in all.
 
@@ -158,7 +158,8 @@ class Environment:
 
     def _block(self, kind: grammar.ReplyKind, text: str, left: int) -> str:
         after = self._words["left"].format(left) if left > 1 else self._words["last"]
-        return f"\n{grammar.block(kind, f'{text}\n{after}')}\n"
+        body = f"{text}\n{after}"
+        return f"\n{grammar.block(kind, body)}\n"
 
 
 async def deliberate(
@@ -170,12 +171,14 @@ async def deliberate(
     seed: int,
     *,
     opening: str = "",
+    begun: str = "",
     language: Language = "en",
     watch: Callable[[Segment], None] | None = None,
 ) -> Trajectory:
-    """Lets the policy deliberate. `opening`, which the prompt ends with, begins its every turn. `encode` gives token ids of text
+    """Lets the policy deliberate. `opening` begins its every turn, and `begun` goes on from it in the first one; the prompt
+    ends with both. `encode` gives token ids of text
     that the environment writes, none of it a special token. `watch` sees each segment once it stands. Raises what a port raises."""
-    trajectory = Trajectory(opening)
+    trajectory = Trajectory(opening + begun)
     environment = Environment(trajectory, retriever, limits, language)
     left = limits.turns
     while True:
@@ -183,7 +186,9 @@ async def deliberate(
         seed_of_turn = turn_seed(seed, limits.turns - left)
         segment = await sampler.write(TurnRequest(prompt, trajectory.token_ids(), room, seed_of_turn))
         _append(trajectory, segment, watch)
-        turn, faults = grammar.parse_turn(opening + segment.text)
+        turn, faults = grammar.parse_turn(
+            (opening if len(trajectory.segments) > 1 else trajectory.opening) + segment.text
+        )
         if turn is not None and turn.action == "answer":
             trajectory.ended = "answer"
             return trajectory

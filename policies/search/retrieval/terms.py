@@ -15,10 +15,11 @@ import Stemmer
 _HAN: Final = "㐀-䶿一-鿿豈-﫿"
 _WORD: Final = re.compile(rf"[{_HAN}]+|(?:(?![{_HAN}_])\w)+")
 _FIRST_HAN: Final = re.compile(rf"[{_HAN}]")
-_FUNCTION_WORDS: Final = frozenset(
-    "a an the and or of in on at to for by with from as into about is are was were be been it its this that these those he she they "
-    "his her their what which who whom whose when where how why did do does has have had not no but".split()
-)
+_FUNCTION_WORDS: Final = """
+    a an the and or of in on at to for by with from as into about is are was were be been it its this that these those he she they
+    his her their what which who whom whose when where how why did do does has have had not no but
+"""
+_PASSED_OVER: Final = frozenset(_FUNCTION_WORDS.split())
 _STEMMER: Final = Stemmer.Stemmer("english")
 
 
@@ -27,7 +28,7 @@ def terms(text: str) -> list[str]:
     found: list[str] = []
     for word in _WORD.findall(unicodedata.normalize("NFKC", text).casefold()):
         if not _FIRST_HAN.match(word):
-            if word not in _FUNCTION_WORDS:
+            if word not in _PASSED_OVER:
                 found.append(_STEMMER.stemWord(word))
         elif len(word) == 1:
             found.append(word)
