@@ -71,7 +71,7 @@ class Deliberation:
         """`tokenizer`: a `tokenizers.Tokenizer`, for what strategies put into an answer; without one that is refused."""
         self.options, self._config, self._link, self._tokenizer = options, config, link, tokenizer
         try:
-            if options.strategy == answers.NAME:
+            if options.strategy == registry.DELIBERATE:
                 answers.options_of(options.deliberate, options.options)
             else:
                 registry.create(options.strategy, options.options)
@@ -83,7 +83,7 @@ class Deliberation:
         the pools do not answer."""
         result, kind = await self.search(name, question, lane)
         chosen, strategy = result.chosen, question.strategy or self.options.strategy
-        deliberated = strategy == answers.NAME
+        deliberated = strategy == registry.DELIBERATE
         if chosen is not None:
             text, note = ("" if deliberated else question.begun) + (result.text or ""), None
         elif deliberated:
@@ -123,7 +123,7 @@ class Deliberation:
             _least(question.calls, options.calls),
             _least(question.seconds, options.seconds),
         )
-        if (question.strategy or options.strategy) == answers.NAME:
+        if (question.strategy or options.strategy) == registry.DELIBERATE:
             return await self._deliberate(name, question, caller, combination, budget, watch), routed.kind
         strategy = registry.create(*self._strategy(question, language))
         problem = Problem(self._asked(name, question, language), question.seed, encode=self._encode)
@@ -151,7 +151,7 @@ class Deliberation:
     ) -> Result:
         """Searches and reads, with votes of several trajectories. An answer is judged as what it says, without its trajectory."""
         options = self.options
-        given = {"samples": question.candidates} | (options.options if options.strategy == answers.NAME else {})
+        given = {"samples": question.candidates} | (options.options if options.strategy == registry.DELIBERATE else {})
         chosen = answers.options_of(options.deliberate, given | question.options)
         chosen.turn_tokens = min(chosen.turn_tokens, question.max_new_tokens)
         language = language_of(question.text)

@@ -206,7 +206,7 @@ DELIBERATION = (
     "recipe.families.search.costs.false_certain={verifier: deliberation, label: false certain}",
     "recipe.families.search.costs.unreliable={verifier: reliability, label: unreliable}",
     "constraints.false_certain={limit: 0.1, method: multiplicative, init: 0.5, rate: 0.5, min_episodes: 1, acts_on: unreliable}",
-    "pools.rules.options.verifiers={deliberation: {}, reliability: {}, repetition: {}}",
+    "pools.rules.options.verifiers={deliberation: {}, reliability: {}, repetition: {}, length: {}}",
     "pools.generator.actor='scripted:Scripted'",
     "pools.searcher.credit=8",
 )

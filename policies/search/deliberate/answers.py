@@ -28,12 +28,11 @@ from safeladder.policies.search.deliberate.trajectory import (
     turn_seed,
 )
 from safeladder.policies.search.deliberate.vote import Ballot, vote
-from safeladder.policies.search.registry import UnknownStrategy
+from safeladder.policies.search.registry import DELIBERATE, UnknownStrategy
 from safeladder.policies.search.retrieval.documents import Retriever
 from safeladder.policies.search.scoring import Combination
 from safeladder.policies.search.tree import Node, Step, Tree
 
-NAME: Final = "deliberate"
 CALLS_A_TURN: Final = 2  # one to the policy, one to the retriever
 
 
@@ -49,14 +48,16 @@ def options_of(defaults: DeliberateOptions, given: Mapping[str, Any]) -> Deliber
     """`defaults` with what a question says. Raises UnknownStrategy for what is no option or has the wrong type."""
     known = {field.name: getattr(defaults, field.name) for field in fields(defaults)}
     if unknown := sorted(given.keys() - known.keys()):
-        raise UnknownStrategy(f"strategy {NAME!r}: unknown option {unknown[0]!r}; options: {', '.join(sorted(known))}")
+        raise UnknownStrategy(
+            f"strategy {DELIBERATE!r}: unknown option {unknown[0]!r}; options: {', '.join(sorted(known))}"
+        )
     try:
         found = msgspec.convert({**known, **given}, DeliberateOptions)
     except msgspec.ValidationError as error:
-        raise UnknownStrategy(f"strategy {NAME!r}: {error}") from None
+        raise UnknownStrategy(f"strategy {DELIBERATE!r}: {error}") from None
     for name in ("turns", "turn_tokens", "tokens", "samples", "results"):
         if getattr(found, name) < 1:
-            raise UnknownStrategy(f"strategy {NAME!r}: {name} must be at least 1, not {getattr(found, name)}")
+            raise UnknownStrategy(f"strategy {DELIBERATE!r}: {name} must be at least 1, not {getattr(found, name)}")
     return found
 
 
