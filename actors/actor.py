@@ -117,7 +117,7 @@ class Delivery:
         """
         if self.revoked:
             return
-        partial = output and self.pack(output, self.work.stop)
+        partial = None if output is None else self.pack(output, self.work.stop)
         self.link.fail(self.lease, reason, restart=restart, returned=not restart, partial=partial)
 
     def pack(self, output: Output, stop: int) -> Parcel:
