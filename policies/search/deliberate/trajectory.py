@@ -20,14 +20,14 @@ from typing import Any, Final, Literal, Protocol
 from safeladder.policies.search.deliberate import grammar
 from safeladder.policies.search.deliberate.grammar import Transcript, Turn
 from safeladder.policies.search.retrieval.documents import Document, Retriever
-from safeladder.policies.search.retrieval.untrusted import abstract, bounded, clean, distinct, neutral
+from safeladder.policies.search.retrieval.untrusted import abstract, addresses_the_model, clean, distinct, neutral
 
 Language = Literal["en", "zh"]
 Ended = Literal["answer", "no answer", "tokens"]
 Encode = Callable[[str], Sequence[int]]
 
 LONGEST_QUERY: Final = 400  # characters of a query that are searched for
-LONGEST_ID: Final = 200
+LONGEST_ID = LONGEST_TITLE = 200
 
 
 @dataclass
@@ -139,11 +139,12 @@ class Environment:
         for hit in distinct(hits, list(self._originals.values()))[: self._limits.results]:
             document = hit.document
             shown = clean(document.text, self._limits.document_characters)
-            title = bounded(neutral(document.title).replace("\n", " "), 200)
+            heading = clean(document.title, LONGEST_TITLE)
+            title = heading.text.replace("\n", " ")
             identity = neutral(document.id)[:LONGEST_ID].strip()
-            if not identity or not shown.text:
-                continue  # nothing was left of it
-            self._trajectory.stripped += shown.removed
+            self._trajectory.stripped += shown.removed + heading.removed
+            if not identity or addresses_the_model(identity) or not shown.text:
+                continue  # nothing was left of it that may be shown
             self._originals[identity] = document
             self._trajectory.found[identity] = Document(identity, title, shown.text)
             rows.append((identity, title, abstract(shown.text, self._query, self._limits.abstract_characters)))
