@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scripted import Scripted
 from serving import DEADLINE_S, Place, Serving
 from tokenizers import Tokenizer
 
@@ -28,9 +28,6 @@ from safeladder.policies.search.deliberate import grammar
 from safeladder.protocol import codec
 from safeladder.protocol import messages as m
 from safeladder.protocol.transport import CallError
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from scripted import Scripted
 
 CORPUS = [
     {
@@ -171,3 +168,15 @@ def test_a_question_is_answered_with_sources_and_confidence_or_not_at_all(pools:
     assert ask(1, samples=4).spent["tokens"] > ask(1).spent["tokens"]
     with pytest.raises(CallError, match="unknown option 'turn'"):
         ask(1, turn=3)
+
+
+def test_without_a_retriever_a_group_fails_and_nothing_is_made_up(place: Place, config: Config) -> None:
+    options = Searcher.Options(deadline_s=0.5)
+    asked = m.Group(RECORD, m.Sampling(samples=2, max_new_tokens=400, seed=5), prefix="<think>")
+    with (
+        Serving(place, Scripted, credit=8, config=config, queue="generator"),
+        Serving(place, Searcher, credit=2, config=config, options=options, queue="searcher"),
+        pytest.raises(CallError, match="deadline"),
+    ):
+        called(place, asked, ["searcher"])
+    assert place.counters()["failed"] == 2  # tried again, as often as the hub allows
