@@ -24,6 +24,8 @@ RULES: dict[str, str] = {
     "boxed_format": "safeladder.verifiers.rules.boxed_format:BoxedFormatRule",
     "match": "safeladder.verifiers.rules.match:MatchRule",
     "instruction": "safeladder.verifiers.rules.instruction:InstructionRule",
+    "deliberation": "safeladder.verifiers.rules.deliberation:DeliberationRule",
+    "reliability": "safeladder.verifiers.rules.deliberation:ReliabilityRule",
     "visual_focus": "safeladder.verifiers.rules.visual_focus:VisualFocusRule",
 }
 # Small trained heads that come with the package.
