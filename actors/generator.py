@@ -36,8 +36,8 @@ class Generator(Actor):
 
     @dataclass
     class Options:
-        """`engine`: a name of `policies/engines`. `max_sequences`, `max_tokens`: rows and KV tokens in the batch at once.
-        `engine_options`: the engine's own.
+        """`engine`: a name of `policies/engines`, or module:Class. `max_sequences`, `max_tokens`: rows and KV tokens in the batch
+        at once. `engine_options`: what that engine alone knows, see docs/engines.md.
 
         pull_weights: from the learner's server (`weights.serve`) also where its folder can be seen. attest_s: for an engine
         to score the probe of a publication.

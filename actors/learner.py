@@ -278,7 +278,8 @@ class Learner(Actor):
         """Nothing that is older than the bound stays here: it only gets older by waiting. Raises ActorError for a fault."""
         eta = self.config.staleness.eta
         for place in [*self._arrivals.items(), *self._late]:
-            place.staleness = max(staleness.staleness(place.training.versions, self._version), default=0)
+            own = [place.training.own_versions(k) for k in range(len(place.training.versions))]
+            place.staleness = max(staleness.staleness(own, self._version), default=0)
             if place.staleness <= eta:
                 continue
             if place in self._late:

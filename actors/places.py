@@ -49,6 +49,8 @@ class Preparation:
 
     def __init__(self, config: Config, recipe: Recipe, tokenizer: Any) -> None:
         self._config, self._recipe, self._tokenizer = config, recipe, tokenizer
+        sections = config.constraints
+        self._constrained = {*sections, *(section.acts_on for section in sections.values() if section.acts_on)}
         self._credit: Credit | None = None
         if config.learner.dynamic_sampling:
             from safeladder.actors.training import step_options
@@ -70,7 +72,7 @@ class Preparation:
             raise Reject(str(error)) from None
         ends = np.cumsum(arrays["lengths"])[:-1]
         completions = np.split(arrays["completion_ids"], ends)
-        kept = np.split(arrays["kept"].astype(np.bool_), ends) if "kept" in arrays else None
+        kept = np.split(arrays["own"].astype(np.bool_), ends) if "own" in arrays else None
         family = self._recipe.family(group.record.label)
         channels, weights = normalised_apart(earned.terms, family)
         unknown = np.full(len(group.completions), np.nan)
@@ -87,7 +89,7 @@ class Preparation:
             channels=channels,
             channel_weights=weights,
             # a family that does not name a constrained cost has nothing to say of it
-            costs={**dict.fromkeys(self._config.constraints, unknown), **earned.costs},
+            costs={**dict.fromkeys(self._constrained, unknown), **earned.costs},
             thought_lengths=self._thought_lengths(completions, kept),
             qualified=earned.qualified,
         )
@@ -98,7 +100,7 @@ class Preparation:
         if self._credit is None:
             return True
         try:
-            return self._credit.informative(training, self._config.constraints)
+            return self._credit.informative(training, self._constrained)
         except ValueError as error:  # CreditError; its module imports torch
             raise Reject(str(error)) from None
 

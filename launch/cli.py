@@ -67,9 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("--candidates", type=int, default=4, help="answers that are sampled and judged")
     ask.add_argument("--all", action="store_true", help="show every candidate with its score and label")
     _add_verify(add("verify", _verify, "run a verifier over JSON lines, and measure it where they are labelled"))
-    train = add("train-verifier", _train_verifier, "train a verifier, and report how it does on rows it never saw")
-    train.add_argument("file", metavar="CONFIG", type=Path, help="YAML with `kind:` and what that kind takes")
-    train.add_argument("overrides", nargs="*", metavar="key=value")
+    _add_training(
+        add("train-verifier", _train_verifier, "train a verifier, and report how it does on rows it never saw")
+    )
     _add_scenarios(add("scenarios", _scenarios, "write value scenarios from principles, as task records"))
     for name, run, help in (
         ("why", _why, "the life of a sample: waits, verdicts, rewards, its part in a step, or its end"),
@@ -135,13 +135,28 @@ def _add_scenarios(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=int, default=0)
 
 
-def _train_verifier(chosen: argparse.Namespace) -> int:
-    from safeladder.launch.train_verifier import plan
+def _add_training(training: argparse.ArgumentParser) -> None:
+    training.add_argument("file", metavar="CONFIG", type=Path, help="YAML with `kind:` and what that kind takes")
+    training.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="not of kind `heads`, which has the options"
+    )
+    training.add_argument("--data", type=Path, help="heads: folder of the sets, in place of the configuration's")
+    training.add_argument("--out", type=Path, help="heads: where the result goes, without suffix")
+    training.add_argument("--cache", type=Path, help="heads: folder that keeps encoded texts for a second training")
+    training.add_argument("--no-folds", action="store_true", help="heads: no trainings without some sources")
 
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(20)
-    )  # here the progress is what there is to see
-    planned = plan(chosen.file, chosen.overrides)
+
+def _train_verifier(chosen: argparse.Namespace) -> int:
+    from safeladder.launch import train_verifier
+    from safeladder.launch.config import parse
+
+    if train_verifier.kind_of(parse(chosen.file), chosen.file) == "heads":
+        found = train_verifier.train_heads(chosen.file, chosen.data, chosen.out, chosen.cache, not chosen.no_folds)
+        train_verifier.show_heads(found, sys.stdout)
+        return 0
+    # here the progress is what there is to see
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(20))
+    planned = train_verifier.plan(chosen.file, chosen.overrides)
     report = planned.train(planned.config)
     print(report.markdown())
     print(f"written to {report.folder}")

@@ -203,6 +203,21 @@ ROLES: Final[dict[str, Row]] = {
             "end": "bool: end of the data",
         },
     ),
+    "corpus.indexed": (
+        "retriever",
+        "It can search.",
+        {"documents": "int: indexed", "files": "list[str]: read"},
+    ),
+    "documents.found": (
+        "retriever, at level debug",
+        "A search was answered.",
+        {"id": _ID, "queries": "int: asked", "hits": "int: documents given"},
+    ),
+    "group.deliberated": (
+        "searcher",
+        "A group's completions were written with searches in between. Further fields: their statistics, see docs/deliberation.md.",
+        {"id": _ID, MORE: ""},
+    ),
     "question.answered": (
         "searcher",
         "A question was deliberated on. Further fields: what it has spent.",
@@ -267,6 +282,11 @@ GENERATION: Final[dict[str, Row]] = {
         "generator, judges",
         "It failed, and all its requests with it.",
         {"engine?": "str: which", "error": _ERROR, "failed": "int: requests that were open"},
+    ),
+    "engine.sample_failed": (
+        "generator, judges",
+        "A sample could not be read.",
+        {"engine": "str: which", "error": _ERROR},
     ),
     "engine.released": ("verifiers", "A judge's engine is given back.", {"model": "str: which"}),
     "weights.loaded": (
@@ -351,10 +371,10 @@ VERDICTS: Final[dict[str, Row]] = {
         "Training of a judge goes on.",
         {"kind": "str: of verifier", "step": "int: number", "steps": "int: in all", "loss": "float: of the step"},
     ),
-    "head.measured": (
+    "head.reading": (
         "safeladder train-verifier",
-        "A head on rows it never saw.",
-        {"head": "str: which", "language": "str: of the rows", MORE: ""},
+        "Examples of a head are read. Further fields: what was left out and why.",
+        {"head": "str: which", "examples": "int: kept", MORE: ""},
     ),
     "texts.encoding": ("safeladder train-verifier", "Features are computed.", {"texts": "int: how many"}),
 }

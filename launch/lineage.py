@@ -49,8 +49,9 @@ class Life:
 
     @property
     def samples(self) -> int:
-        """Completions, 0 where none was generated."""
-        return max((len(event["lengths"]) for event in self.told("group.generated")), default=0)
+        """Completions, 0 where none was made."""
+        sampled = [len(event["lengths"]) for event in self.told("group.generated")]
+        return max([*sampled, *(event["samples"] for event in self.told("group.deliberated"))], default=0)
 
 
 @dataclass(frozen=True)

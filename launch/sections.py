@@ -183,6 +183,7 @@ class Constraint:
     derivative: float = _bounded(0.01, low=0)
     smoothing: float = _bounded(0.95, low=0)
     derivative_delay: int = _bounded(10, low=1)
+    acts_on: str | None = None
 
 
 @dataclass

@@ -51,7 +51,7 @@ class Standstill:
             case "run.started":
                 self._ending, self._moved, self._said_at, self.status = False, False, None, None
                 self._moved_at = self._status_at = now
-            case "hub.status":
+            case "hub.status" if not self._ending:  # how it was before everybody was told to go
                 self._note_status(event, now)
             case "journal.blocked":
                 self._blocked = str(event["error"])
@@ -63,10 +63,11 @@ class Standstill:
                 self._ending = True
 
     def waits(self, now: float) -> Waits | None:
-        """The wait graph as of now; None before the hub's first word."""
+        """The wait graph as of now, or as of when the run began to end; None before the hub's first word."""
         if self.status is None:
             return None
-        return diagnose(self.status, self._layout, now - self._status_at, self._blocked)
+        silent_s = 0.0 if self._ending else now - self._status_at
+        return diagnose(self.status, self._layout, silent_s, self._blocked)
 
     def look(self, now: float) -> Iterator[Said]:
         """run.stalled once a standstill, run.moving at its end."""

@@ -160,7 +160,7 @@ class Tally:
         kept = _flat([s.sample.kept for s in self.scored]).bool()
         logprobs = _flat([s.logprobs for s in self.scored])[kept]
         trained = int(kept.sum())
-        ages = [version - int(v) for group in batch for column in group.versions for v in column]
+        ages = [version - int(v) for g in batch for k in range(len(g.versions)) for v in g.own_versions(k)]
         ratios = Ratios(
             log_ratio=_flat([s.log_ratio for s in self.scored]),
             advantages=_flat([s.sample.advantages for s in self.scored]),

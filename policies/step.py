@@ -320,7 +320,7 @@ class LearnerStep:
         if self.constraints is not None:
             weights = tally.sequence_weights()
             episodes = [(place, k) for place, group in enumerate(batch) for k in range(len(group.completion_ids))]
-            ages = [version - int(batch[p].versions[k].min(initial=version)) for p, k in episodes]
+            ages = [version - int(batch[p].own_versions(k).min(initial=version)) for p, k in episodes]
             self.constraints.update(
                 self.steps_done,
                 {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from running import Running, safeladder
 
 from safeladder.launch import catalogue, diagnosis, lineage
 from safeladder.launch.events import Tail
+from safeladder.policies.ledger import Ledger
 
 ROLES = ("generator", "learner", "hub", "rules", "feeder", "reference", "searcher")
 
@@ -256,3 +259,45 @@ def test_a_verifier_pool_that_stays_dead_is_named_in_the_log_without_being_asked
         assert "rules/0 should" in running.events("launcher", "run.stalled")[-1]["cause"]
         answer = safeladder("who-waits", str(running.run.path))
         assert "missing: no process takes from 'rules'" in answer.stdout, answer.stderr
+
+
+DELIBERATION = (
+    "policy.prefix='<think>'",
+    "sampling={samples: 4, max_new_tokens: 500}",
+    "learner={steps: 2, batch: 2, checkpoint_every: 2, token_budget: 4096}",
+    "recipe.families.search={route: [searcher, rules, reference, learner], terms: {deliberation: 1.0}}",
+    "recipe.families.search.costs.false_certain={verifier: deliberation, label: false certain}",
+    "recipe.families.search.costs.unreliable={verifier: reliability, label: unreliable}",
+    "constraints.false_certain={limit: 0.1, method: multiplicative, init: 0.5, rate: 0.5, min_episodes: 1, acts_on: unreliable}",
+    "pools.rules.options.verifiers={deliberation: {}, reliability: {}, repetition: {}, length: {}}",
+    "pools.generator.actor='scripted:Scripted'",
+    "pools.searcher.credit=8",
+)
+
+
+def test_a_search_family_is_trained_through_searcher_and_retriever_with_the_environments_tokens_masked(
+    tmp_path: Path,
+) -> None:
+    shutil.copy(Path(__file__).with_name("scripted.py"), tmp_path)  # a run finds modules where it was started
+    task = {"label": "search", "prompt": "How many points did the Panthers give up?", "reference": ["308"]}
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps({"id": f"t{n}", **task}) + "\n" for n in range(8)))
+    document = {"id": "sb", "title": "Super Bowl 50", "text": "The Panthers gave up 308 points."}
+    (tmp_path / "corpus.jsonl").write_text(json.dumps(document) + "\n")
+    retriever = f"{{actor: 'safeladder.actors.retriever:Retriever', options: {{corpus: [{tmp_path}/corpus.jsonl]}}}}"
+    with Running(
+        tmp_path, *DELIBERATION, f"data.tasks=[{tmp_path}/tasks.jsonl]", f"pools.retriever={retriever}"
+    ) as running:
+        assert running.wait() == 0, running.said()
+        steps = running.events("learner", "step.completed")
+        assert [step["step"] for step in steps] == [1, 2]
+        made = {event["id"]: event for event in running.events("searcher", "group.deliberated")}
+        assert sum(event["environment_tokens"] for event in made.values()) > 0
+        trained = [
+            made[identity] for entry in Ledger(running.run.ledger, read_only=True).entries() for identity in entry.ids
+        ]
+        own = [sum(event["own_tokens"] for event in trained[at : at + 2]) for at in (0, 2)]
+        assert [step["tokens"] for step in steps] == own
+        assert steps[-1]["constraints"]["false_certain"]["episodes"] == 16
+        assert steps[-1]["constraints"]["false_certain"]["multiplier"] != 0.5
+        audit = running.audit()
+        assert audit.returncode == 0, audit.stdout

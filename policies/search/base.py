@@ -111,17 +111,28 @@ class Note:
 
 @dataclass
 class Result:
-    """`chosen` is None when no complete answer may be given; `ended` says why the search ended."""
+    """`chosen` is None when no complete answer may be given; `ended` says why the search ended.
+
+    `answers`: what is said of a complete answer, by node, where that is not all of its text. `confidence` in [0, 1] and `sources`: of a
+    strategy that states them.
+    """
 
     tree: Tree
     chosen: Node | None
     spent: Spent
     ended: str
     notes: list[Note] = field(default_factory=list)
+    answers: dict[int, str] = field(default_factory=dict)
+    confidence: float | None = None
+    sources: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def text(self) -> str | None:
-        return None if self.chosen is None else self.tree.text(self.chosen)
+        return None if self.chosen is None else self.said(self.chosen)
+
+    def said(self, node: Node) -> str:
+        """The answer that ends with `node`."""
+        return self.answers.get(node.number) or self.tree.text(node)
 
 
 class Search:

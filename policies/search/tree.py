@@ -108,6 +108,7 @@ class Tree:
                 "parent": node.parent,
                 "text": node.step.text,
                 "tokens": len(node.step.token_ids),
+                "own": node.step.own,
                 "logprob": round(node.step.logprob, 4),
                 "version": node.step.version,
                 "scores": {name: round(value, 4) for name, value in node.scores.items()},
