@@ -23,7 +23,9 @@ from safeladder.protocol.messages import Sampling
 
 DEADLINE_S = 200
 TOLERANCE = 1e-4  # nats, float32
-LONG = Sampling(samples=2, max_new_tokens=600, temperature=2.0, seed=3)  # as hot as all engines go, so as not to end early
+LONG = Sampling(
+    samples=2, max_new_tokens=600, temperature=2.0, seed=3
+)  # as hot as all engines go, so as not to end early
 TRACKER = "resource_tracker"  # one for each Python process that shares memory; it goes with its parent
 
 

@@ -6,10 +6,12 @@ import pytest
 
 pytest.importorskip("vllm", reason="vllm is not installed in this environment: `make engines`, `make test-engines`")
 
-from checks import CHECKS, REAL
-from running_engine import running_engine, small_model
+pytest.register_assert_rewrite("conformance", "conformance_weights", "served", "checks")
+from checks import CHECKS, REAL, own_processes  # noqa: E402
+from conformance import Conformance  # noqa: E402
+from running_engine import running_engine, small_model  # noqa: E402
 
-from safeladder.policies import model as models
+from safeladder.policies import model as models  # noqa: E402
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
 
@@ -35,3 +37,15 @@ def test_it_keeps_the_promise(check, tiny):
 @pytest.mark.parametrize("check", REAL, ids=lambda check: check.__name__)
 def test_it_keeps_the_promise_with_the_real_model(check, real):
     real.run(check(real.case))
+
+
+class TestVllm(Conformance):
+    kind = "vllm"
+
+    @pytest.fixture(scope="class")
+    def folder(self, tmp_path_factory):
+        return small_model(tmp_path_factory.mktemp("models"))
+
+    def crash(self, engine):
+        for process in own_processes():
+            process.kill()
