@@ -12,6 +12,7 @@ from conformance import Conformance  # noqa: E402
 from running_engine import running_engine, small_model  # noqa: E402
 
 from safeladder.policies import model as models  # noqa: E402
+from safeladder.protocol.messages import Sampling  # noqa: E402
 
 pytestmark = [pytest.mark.engines, pytest.mark.timeout(900)]
 
@@ -25,7 +26,8 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def real(tmp_path_factory):
-    with running_engine("sglang", models.resolve("embedded"), tmp_path_factory.mktemp("real")) as running:
+    short = Sampling(samples=2, max_new_tokens=60, temperature=2.0, seed=3)  # it makes some ten tokens a second
+    with running_engine("sglang", models.resolve("embedded"), tmp_path_factory.mktemp("real"), short) as running:
         yield running
 
 
