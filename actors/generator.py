@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,14 @@ class Generator(Actor):
 
     @dataclass
     class Options:
-        """`engine`: a name of `policies/engines`. `max_sequences`, `max_tokens`: rows and KV tokens in the batch at once."""
+        """`engine`: a name of `policies/engines`, or module:Class. `max_sequences`, `max_tokens`: rows and KV tokens in the batch
+        at once. `engine_options`: what that engine alone knows, see docs/engines.md."""
 
         engine: str = "transformers"
         max_sequences: int = 16
         max_tokens: int = 16384
         version_wait_s: float = 300.0
+        engine_options: dict[str, Any] = field(default_factory=dict)
 
     async def start(self) -> None:
         from safeladder.policies import model
@@ -50,6 +52,7 @@ class Generator(Actor):
             device=self.context.pool.device,
             max_sequences=self.options.max_sequences,
             max_tokens=self.options.max_tokens,
+            options=self.options.engine_options,
         )
         await self._engine.start()
         self._version_changed = asyncio.Condition()
