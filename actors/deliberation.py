@@ -16,6 +16,7 @@ import msgspec
 
 from safeladder.actors.pools import Asked, Caller, PoolJudge, PoolSampler
 from safeladder.launch.config import Config, ConfigError
+from safeladder.launch.sections import Policy
 from safeladder.policies.search import context, registry
 from safeladder.policies.search.base import Limits, Problem, Result
 from safeladder.policies.search.budget import Budget
@@ -65,10 +66,13 @@ class Deliberation:
         except registry.UnknownStrategy as error:
             raise ConfigError(str(error)) from error
 
-    async def answer(self, name: str, question: m.Question, lane: m.Lane = "interactive") -> m.Answer:
-        """Searches as `question` says. Raises UnknownStrategy for a strategy or options that there are not, and CallError when
-        the pools do not answer."""
-        result, kind = await self.search(name, question, lane)
+    async def answer(
+        self, name: str, question: m.Question, lane: m.Lane = "interactive", watch: Callable[[Node], None] | None = None
+    ) -> m.Answer:
+        """Searches as `question` says; `watch` as in `search`. Raises UnknownStrategy for a strategy or options that there are
+        not, and CallError when the pools do not answer."""
+        asked = self.asked(name, question)
+        result, kind = await self.search(name, question, lane, watch, asked)
         chosen = result.chosen
         return m.Answer(
             text=self.options.fallback if chosen is None else question.begun + (result.text or ""),
@@ -82,21 +86,28 @@ class Deliberation:
                 "tokens": result.spent.tokens,
                 "calls": result.spent.calls,
                 "seconds": round(result.spent.seconds, 3),
+                "prompt_tokens": len(asked.token_ids or ()),
             },
             ended=result.ended,
             context=kind,
         )
 
     async def search(
-        self, name: str, question: m.Question, lane: m.Lane = "interactive", watch: Callable[[Node], None] | None = None
+        self,
+        name: str,
+        question: m.Question,
+        lane: m.Lane = "interactive",
+        watch: Callable[[Node], None] | None = None,
+        asked: Asked | None = None,
     ) -> tuple[Result, str]:
-        """The search itself, with the context that weighed it. `watch` is called with each node that was judged."""
+        """The search itself, with the context that weighed it. `watch` is called with each node that was judged. `asked`: what
+        `self.asked` made of this question, for a caller who wants to look at it afterwards."""
         options, language = self.options, language_of(question.text)
         strategy = registry.create(*self._strategy(question, language))
         routed = context.route(question.text)
         weights = options.weights or context.among(routed.weights, set(options.dimensions))
         caller = Caller(self._link, lane, options.deadline_s)
-        problem = Problem(self._asked(name, question, language), question.seed, encode=self._encode)
+        problem = Problem(asked or self.asked(name, question), question.seed, encode=self._encode)
         result = await strategy.search(
             problem,
             PoolSampler(caller, options.generator, options.delimiters, question.temperature),
@@ -123,7 +134,9 @@ class Deliberation:
             chosen.setdefault("language", language)
         return name, chosen
 
-    def _asked(self, name: str, question: m.Question, language: str) -> Asked:
+    def asked(self, name: str, question: m.Question) -> Asked:
+        """The question as the pools know it, its works named after `name`."""
+        language = language_of(question.text)
         extra = {"turns": msgspec.to_builtins(question.turns)} if question.turns else {}
         record = m.Record(id=name, label="question", prompt=question.text, language=language, extra=extra)
         policy = self._config.policy
@@ -152,6 +165,16 @@ def candidates(result: Result) -> list[m.Candidate]:
         )
         for node in sorted(finals, key=order)
     ]
+
+
+def model_folder(policy: Policy) -> Path:
+    """The folder of the policy's model. torch is imported only where the model has to be found or built first."""
+    folder = Path(policy.model).expanduser()
+    if (folder / "config.json").is_file():
+        return folder
+    from safeladder.policies import model
+
+    return model.resolve(policy.model, policy.cache and Path(policy.cache))
 
 
 def tokenizer_of(model: Path) -> Any:
