@@ -30,7 +30,8 @@ from safeladder.protocol.transport import Link
 class DeliberationOptions:
     """How questions are answered where they do not say it themselves.
 
-    generator: the queue that draws. judges: the queues whose verifiers judge, in order. dimensions: what is judged -> verifier.
+    generator: the queue that draws. judges: the queues whose verifiers judge, in order. dimensions: what is judged -> verifier;
+    empty: safety alone (a default here would be added to what a file names, not replaced by it).
     weights: dimension -> weight; empty: those of the question's context. strategy, options: of `policies/search`.
     aggregation, prior, veto: see `policies/search/scoring.py`. delimiters: strings that end a step. tokens, calls, seconds: the most
     that a question may spend. deadline_s: of one call to a pool. fallback: said when no answer may be given.
@@ -38,7 +39,7 @@ class DeliberationOptions:
 
     generator: str = "generator"
     judges: list[str] = field(default_factory=lambda: ["safety"])
-    dimensions: dict[str, str] = field(default_factory=lambda: {"safety": "safety"})
+    dimensions: dict[str, str] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
     strategy: str = "best_of_n"
     options: dict[str, Any] = field(default_factory=dict)
@@ -53,6 +54,9 @@ class DeliberationOptions:
     seconds: float | None = 120.0
     deadline_s: float = 120.0
     fallback: str = "I cannot give an answer to this that my verifiers accept."
+
+    def __post_init__(self) -> None:
+        self.dimensions = self.dimensions or {"safety": "safety"}
 
 
 class Deliberation:
