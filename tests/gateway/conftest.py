@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from gateways import Serving, serving
@@ -11,13 +11,5 @@ from gateways import Serving, serving
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
-    with serving(tmp_path_factory.mktemp("gateway")) as up:
+    with serving(tmp_path_factory.mktemp("gateway"), model=os.environ.get("SAFELADDER_TEST_MODEL", "tiny")) as up:
         yield up
-
-
-@pytest.fixture(scope="session")
-def folder() -> Path:
-    """The folder of the tiny model."""
-    from safeladder.policies import model
-
-    return model.resolve("tiny")

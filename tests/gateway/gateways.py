@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 from running import TINY
 
@@ -49,6 +50,17 @@ class Serving:
         """The works of a request that the generator has begun."""
         return {event["id"] for event in self.of(request)}
 
+    def long_seed(self, content: str, tokens: int = 320) -> int:
+        """A seed with which the policy has more than `tokens` to say to this."""
+        for seed in range(100):
+            body = {"model": "policy", "messages": [{"role": "user", "content": content}], "seed": seed}
+            sent = json.dumps({**body, "max_tokens": tokens}).encode()
+            asked = Request(f"{self.address()}/v1/chat/completions", sent, {"content-type": "application/json"})
+            with urlopen(asked, timeout=60) as response:
+                if json.load(response)["choices"][0]["finish_reason"] == "length":
+                    return seed
+        raise AssertionError("every answer is short")
+
 
 def until(condition: Callable[[], bool], deadline_s: float = 60.0) -> None:
     end = time.monotonic() + deadline_s
@@ -61,12 +73,21 @@ def until(condition: Callable[[], bool], deadline_s: float = 60.0) -> None:
 def serving(folder: Path, options: Mapping[str, Any] | None = None, model: str = "tiny") -> Iterator[Serving]:
     """`options`: of the gateway `open`, besides a free port."""
     config = load(TINY)
-    config.policy.model, config.recipe = str(resolve(model)), Recipe()  # a folder: the gateways need no torch to find it
+    config.policy.model, config.recipe = (
+        str(resolve(model)),
+        Recipe(),
+    )  # a folder: the gateways need no torch to find it
     config.run.directory, config.run.name, config.hub.durability = str(folder), "run", "memory"
     asked = {**config.pools["searcher"].options, "port": 0, "step_tokens": 8}
     keys = folder / "keys"
     keys.write_text(f"# for tests\nada {KEY}\n")
-    guarded = {**asked, "keys_file": str(keys), "concurrent_requests": 1, "requests_per_minute": 1000, "body_bytes": 4096}
+    guarded = {
+        **asked,
+        "keys_file": str(keys),
+        "concurrent_requests": 1,
+        "requests_per_minute": 1000,
+        "body_bytes": 4096,
+    }
     config.pools = {name: config.pools[name] for name in ("generator", "rules")}
     config.pools["open"] = Pool(actor=GATEWAY, queues=["open"], options={**asked, **(options or {})})
     config.pools["guarded"] = Pool(actor=GATEWAY, queues=["guarded"], options=guarded)
