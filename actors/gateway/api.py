@@ -29,7 +29,7 @@ from safeladder.protocol.transport import Link, LinkError
 
 CONSOLE: Final = Path(__file__).parent / "console.html"
 CONSOLE_POLICY: Final = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; "
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 HEALTH_S: Final = 2.0

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-DEADLINE_S = 60.0
+DEADLINE_S = 180.0
 
 
 def found() -> str | None:

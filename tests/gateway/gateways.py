@@ -70,8 +70,13 @@ def until(condition: Callable[[], bool], deadline_s: float = 60.0) -> None:
 
 
 @contextmanager
-def serving(folder: Path, options: Mapping[str, Any] | None = None, model: str = "tiny") -> Iterator[Serving]:
-    """`options`: of the gateway `open`, besides a free port."""
+def serving(
+    folder: Path,
+    options: Mapping[str, Any] | None = None,
+    model: str = "tiny",
+    generator: Mapping[str, Any] | None = None,
+) -> Iterator[Serving]:
+    """`options`: of the gateway `open`, besides a free port. `generator`: options of the generator."""
     config = load(TINY)
     config.policy.model, config.recipe = (
         str(resolve(model)),
@@ -89,6 +94,10 @@ def serving(folder: Path, options: Mapping[str, Any] | None = None, model: str =
         "body_bytes": 4096,
     }
     config.pools = {name: config.pools[name] for name in ("generator", "rules")}
+    if generator is not None:
+        config.pools["generator"].options = dict(generator)
+        config.pools["generator"].credit = generator["max_sequences"]
+        config.pools["generator"].threads = 2
     config.pools["open"] = Pool(actor=GATEWAY, queues=["open"], options={**asked, **(options or {})})
     config.pools["guarded"] = Pool(actor=GATEWAY, queues=["guarded"], options=guarded)
     file, output = folder / "cluster.yaml", folder / "launcher.out"
@@ -103,7 +112,7 @@ def serving(folder: Path, options: Mapping[str, Any] | None = None, model: str =
         return all(any(e["event"] == "actor.ready" for e in up.events(pool)) for pool in config.pools)
 
     try:
-        until(ready, 120.0)
+        until(ready, 240.0)
         yield up
     finally:
         launcher.send_signal(signal.SIGTERM)

@@ -142,8 +142,10 @@ def test_a_client_that_vanishes_ends_its_search(served: Serving) -> None:
     stream.vanish()
     until(lambda: any(e["event"] == "request.vanished" and e["id"] == "lost" for e in served.events("guarded")))
     until(lambda: post(served, "guarded", ASKED, **AUTHORIZED)[0].status == 200)
+    longer = {**ASKED, "max_tokens": 64, "seed": served.long_seed(QUESTION[0]["content"])}
+    assert post(served, "guarded", longer, **AUTHORIZED)[0].status == 200  # a step that was being drawn ends before it
     before = served.works("lost")
-    assert post(served, "guarded", ASKED, **AUTHORIZED)[0].status == 200
+    assert post(served, "guarded", longer, **AUTHORIZED)[0].status == 200
     assert served.works("lost") == before
 
 
