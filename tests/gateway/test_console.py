@@ -43,6 +43,7 @@ def test_by_keyboard_a_question_is_asked_its_steps_arrive_and_alternatives_can_b
     open_console(page, served.address())
     page.until("document.querySelectorAll('#model option').length > 3")
     assert page.run("document.activeElement.id") == "question"
+    assert page.run("document.getElementById('key').offsetParent === null"), "no key is wanted here"
     page.run("window.seen = []; new MutationObserver(() => window.seen.push(document.querySelectorAll('#steps .step').length))"
              ".observe(document.getElementById('steps'), {childList: true}); 0")  # fmt: skip
     page.run("document.getElementById('model').value = 'policy+lookahead'; document.getElementById('tokens').value = 40;"
