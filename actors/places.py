@@ -153,5 +153,18 @@ def summarize(places: Sequence[Place]) -> dict[str, Any]:
     }
 
 
+def explain(earned: Rewards) -> dict[str, Any]:
+    """Of each completion of a group for the log: reward and channels, None where there is none, and why not."""
+    return {
+        "rewards": _column(earned.total),
+        "channels": {name: _column(values) for name, values in earned.channels.items()},
+        **({"problems": {str(k): why[:200] for k, why in earned.problems.items()}} if earned.problems else {}),
+    }
+
+
+def _column(values: NDArray[Any]) -> list[float | None]:
+    return [float(f"{value:.5g}") if np.isfinite(value) else None for value in values.tolist()]
+
+
 def _mean(values: Sequence[float]) -> float | None:
     return round(float(np.mean(values)), 6) if values else None

@@ -74,6 +74,22 @@ def _parser() -> argparse.ArgumentParser:
         add("train-verifier", _train_verifier, "train a verifier, and report how it does on rows it never saw")
     )
     _add_scenarios(add("scenarios", _scenarios, "write value scenarios from principles, as task records"))
+    for name, run, help in (
+        ("why", _why, "the life of a sample: waits, verdicts, rewards, its part in a step, or its end"),
+        ("where", _where, "in which queue or lease a work is"),
+    ):
+        lineage = add(name, run, help)
+        lineage.add_argument("folder", metavar="RUN", type=Path)
+        lineage.add_argument(
+            "id", metavar="ID", help="a work, its number or the end of its id; ID#k: its k-th completion"
+        )
+    for name, run, help in (
+        ("who-waits", _who_waits, "who waits for whom, and the one thing behind it"),
+        ("health", _health, "what the health rules find in a run's logs"),
+    ):
+        add(name, run, help).add_argument("folder", metavar="RUN", type=Path)
+    events = add("events", _events, "list the events of the logs: who says what, with which fields")
+    events.add_argument("--markdown", action="store_true", help="as the page docs/events.md")
     dead = add("dead", _dead, "list what was set aside after failing too often, or put it back")
     dead.add_argument("folder", metavar="RUN", type=Path)
     dead.add_argument("--requeue", metavar="ID", help="put this one back, or `all`")
@@ -287,6 +303,68 @@ def _serve(chosen: argparse.Namespace) -> int:
 
     serve(RunDirectory(chosen.folder), given_options(chosen.host, chosen.port, chosen.key_file), tell)
     return 0
+
+
+def _events(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.catalogue import EVENTS, markdown
+
+    if chosen.markdown:
+        print(markdown(), end="")
+        return 0
+    for event in EVENTS.values():
+        print(f"{event.name:26}{event.said_by}: {event.meaning}")
+    return 0
+
+
+def _why(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.lineage import why
+    from safeladder.launch.rundir import RunDirectory
+
+    for line in why(RunDirectory(chosen.folder), chosen.id):
+        print(line)
+    return 0
+
+
+def _where(chosen: argparse.Namespace) -> int:
+    import time
+
+    from safeladder.launch.lineage import where
+    from safeladder.launch.rundir import RunDirectory
+
+    print(where(RunDirectory(chosen.folder), chosen.id, time.time()))
+    return 0
+
+
+def _who_waits(chosen: argparse.Namespace) -> int:
+    import time
+
+    from safeladder.launch.ask import is_live
+    from safeladder.launch.diagnosis import who_waits
+    from safeladder.launch.rundir import RunDirectory
+
+    run = RunDirectory(chosen.folder)
+    waits = who_waits(run, time.time() if is_live(run) else None)
+    print(f"{waits.kind}: {waits.cause}")
+    for line in waits.waits:
+        print(f"  {line}")
+    return 0
+
+
+def _health(chosen: argparse.Namespace) -> int:
+    from datetime import UTC, datetime
+
+    from safeladder.launch.diagnosis import health
+    from safeladder.launch.rundir import RunDirectory
+
+    found = list(health(RunDirectory(chosen.folder)))
+    for at, step, finding, lasts in found:
+        when = datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+        after = "" if step is None else f", after step {step}"
+        print(f"{when}{after}: {finding.rule} {finding.subject}: {finding.found}{'' if lasts else ' (over)'}")
+        print(f"  {finding.advice}")
+    if not found:
+        print("no rule is broken")
+    return 1 if any(lasts for _, _, _, lasts in found) else 0
 
 
 def _dead(chosen: argparse.Namespace) -> int:

@@ -14,6 +14,8 @@ import pytest
 import transformers
 from running import COMMAND, Running, safeladder
 
+from safeladder.launch import catalogue, diagnosis, lineage
+from safeladder.launch.events import Tail
 from safeladder.policies.ledger import Ledger
 
 ROLES = ("generator", "learner", "hub", "rules", "feeder", "reference", "searcher")
@@ -43,6 +45,37 @@ def test_a_clean_run_passes_its_audit(clean: Running) -> None:
 
 def test_a_run_admits_no_more_than_it_trains(clean: Running) -> None:
     assert clean.events("feeder", "groups.admitted")[-1]["cursor"] == 6 * 2
+
+
+def test_the_logs_of_a_clean_run_hold_nothing_but_what_the_catalogue_says(clean: Running) -> None:
+    lines = list(Tail(clean.run.path / "logs").read())
+    assert [problem for line in lines for problem in catalogue.problems(line)] == []
+    assert {"work.hops", "hub.status", "group.judged", "group.trained", "step.completed"} <= {e["event"] for e in lines}
+    assert not [e for e in lines if e["event"] == "group.texts"]  # texts are logged when asked for
+    assert not [e for e in lines if "rationales" in str(e.get("verdicts"))]
+
+
+def test_why_answers_for_every_sample_and_the_counts_are_the_ledgers(clean: Running) -> None:
+    history = lineage.History.read(clean.run)
+    assert lineage.count(clean.run) == {"trained": len(history.steps)} and len(history.steps) == 6 * 2
+    for life in lineage.lives(clean.run).values():
+        if life.training:
+            hops = [hop["do"] for hop in life.hops]
+            assert hops == ["accepted", *["leased", "moved"] * 3, "leased", "finished"]
+            assert life.samples == 4
+    for identity in history.steps:
+        said = "\n".join(lineage.why(clean.run, f"{identity}#3"))
+        assert f"{identity}#3: trained, at step" in said
+        assert all(
+            word in said for word in ("takes it from rules after a wait of", "#3 reward", "advantage", "loss weight")
+        )
+
+
+def test_a_clean_run_breaks_no_health_rule_and_its_last_word_is_no_fault(clean: Running) -> None:
+    told = [event for event in clean.events("launcher") if event["event"] == "health.warning"]
+    assert told == [] and list(diagnosis.health(clean.run)) == []
+    answer = safeladder("who-waits", str(clean.run.path))
+    assert answer.returncode == 0 and "learner/0" in answer.stdout, answer.stderr
 
 
 def test_the_last_checkpoint_opens_in_transformers_alone(clean: Running) -> None:
@@ -113,6 +146,10 @@ def test_every_role_may_be_killed_once_and_every_task_is_trained_once(tmp_path: 
         assert all(event["passed"] for event in attested) and attested
         audit = running.audit()
         assert audit.returncode == 0, audit.stdout
+        history = lineage.History.read(running.run)
+        assert lineage.count(running.run)["trained"] == len(history.steps) == 20 * 2
+        told = [line for line in Tail(running.run.path / "logs").read() if list(catalogue.problems(line))]
+        assert told == []
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
@@ -216,6 +253,11 @@ def test_dynamic_sampling_fills_every_batch_with_groups_that_teach(tmp_path: Pat
         assert {step["groups"] for step in steps} == {2}
         assert {step["zero_spread_groups"] for step in steps} == {0}
         assert sum(step["uninformative"] for step in steps) > 0
+        history, counts = lineage.History.read(running.run), lineage.count(running.run)
+        assert counts["trained"] == len(history.steps) and counts["dropped"] == len(history.dropped) > 0
+        some = next(iter(history.dropped))
+        said = "\n".join(lineage.why(running.run, some))
+        assert f"{some}: dropped, the learner did not train it: uninformative" in said and "#0 reward" in said
         audit = running.audit()
         assert audit.returncode == 0, audit.stdout
 
@@ -234,6 +276,16 @@ def test_dynamic_sampling_ends_a_run_whose_tasks_teach_nothing(tmp_path: Path) -
     ) as running:
         assert running.wait() != 0
         assert "learner.max_uninformative: 7 groups in a row" in running.said()
+
+
+def test_a_verifier_pool_that_stays_dead_is_named_in_the_log_without_being_asked(tmp_path: Path) -> None:
+    with Running(tmp_path, "learner.steps=1000", "pools.rules.restart={max: 5, per_s: 60, backoff_s: 60}") as running:
+        running.until(lambda: running.steps >= 1)
+        running.kill("rules")
+        running.until(lambda: "missing" in {told["kind"] for told in running.events("launcher", "run.stalled")}, 60.0)
+        assert "rules/0 should" in running.events("launcher", "run.stalled")[-1]["cause"]
+        answer = safeladder("who-waits", str(running.run.path))
+        assert "missing: no process takes from 'rules'" in answer.stdout, answer.stderr
 
 
 DELIBERATION = (
