@@ -1,0 +1,263 @@
+"""A run as its logs tell it: events in, state out. Memory does not grow with the log but by a row of figures a step."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+
+from safeladder.launch.view import records
+from safeladder.launch.view.advice import Warnings
+from safeladder.launch.view.lines import Lines
+from safeladder.launch.view.process import WAITING, ProcessView
+from safeladder.launch.view.series import Table
+
+SLOWEST: Final = 20
+LENGTH_BINS: Final = 64
+AGES: Final = 32  # ages of 31 and more are counted together
+MAX_PROCESSES: Final = 4096
+MAX_NAMED: Final = 200  # families, channels and constraints' figures that get a column
+
+_STATES: Final = {
+    "process.started": "starting",
+    "process.restarted": "restarting",
+    "actor.ready": "ready",
+    "process.finished": "finished",
+    "process.exited": "exited",
+    "process.failed": "failed",
+    "process.stalled": "stalled",
+}
+_ENDED: Final = ("exited", "failed")
+_RUN: Final = ("run.started", "run.draining", "run.stopping", "run.finished", "run.killed")
+
+
+class Slow(msgspec.Struct, order=True):
+    """A group that took long to generate. at: when it was done."""
+
+    seconds: float
+    id: str
+    tokens: int
+    at: float
+    process: str
+    oldest: int | None
+
+
+class Histogram:
+    """Counts of lengths in bins whose width doubles when a length is beyond the last one."""
+
+    def __init__(self) -> None:
+        self.width = 8
+        self.counts = np.zeros(LENGTH_BINS, np.int64)
+
+    def add(self, length: int) -> None:
+        while length >= self.width * LENGTH_BINS:
+            self.counts[: LENGTH_BINS // 2] = self.counts.reshape(-1, 2).sum(1)
+            self.counts[LENGTH_BINS // 2 :] = 0
+            self.width *= 2
+        self.counts[max(0, length) // self.width] += 1
+
+
+class RunView:
+    """The state of the run in `path` (a run directory). `read` takes in what its logs have gained since the last call."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.steps = Table(records.FIGURES)
+        self.steps_asked: int | None = None
+        self.processes: dict[str, ProcessView] = {}
+        self.warnings = Warnings()
+        self.lengths = Histogram()  # tokens of a group of completions
+        self.status: records.Status | None = None
+        self.run_state, self.run_reason = "no log yet", ""
+        self.began: float | None = None
+        self.ended: float | None = None
+        self.unreadable = 0  # lines that were no event, or not of the shape their name promises
+        self.dropped: Counter[str] = Counter()
+        self.failed_verdicts: Counter[tuple[str, str]] = Counter()  # (verifier, status)
+        self._ages: list[bytes] = []
+        self._slowest: list[Slow] = []
+        self._any = msgspec.json.Decoder(dict[str, Any])
+        self._handlers = self._table()
+        self.lines = Lines(path / "logs", self._handlers)
+
+    def read(self, on_progress: Callable[[float], None] | None = None) -> None:
+        """Takes in the new lines. on_progress is told the share that has been read, now and then."""
+        size = max(1, self.lines.size()) if on_progress else 1
+        handlers = self._handlers
+        for count, (name, line) in enumerate(self.lines.read()):
+            handler = handlers.get(name)
+            try:
+                if handler is not None:
+                    handler[1](handler[0].decode(line))
+                else:
+                    self._warning(self._any.decode(line))
+                    continue
+                if line.find(b'"level":"info"', 0, 200) < 0 and line.find(b'"level":"debug"', 0, 200) < 0:
+                    self._warning(self._any.decode(line))
+            except (msgspec.DecodeError, ValueError, OverflowError, KeyError):
+                self.unreadable += 1
+            if on_progress and count % 20000 == 0:
+                on_progress(min(1.0, self.lines.bytes_read / size))
+
+    @property
+    def slowest(self) -> list[Slow]:
+        """Groups that took longest to generate, slowest first."""
+        return sorted(self._slowest, reverse=True)
+
+    def ages(self, rows: int | None = None, last: int | None = None) -> list[int]:
+        """Groups trained at each age in steps, over the first `rows` steps, or the `last` ones of these."""
+        chosen = self._ages[: rows if rows is not None else len(self._ages)]
+        chosen = chosen[-last:] if last else chosen
+        counts: Counter[int] = Counter(age for ages in chosen for age in ages)
+        return [counts[age] for age in range(max(counts, default=-1) + 1)]
+
+    def rows_until(self, moment: float | None) -> int:
+        """Steps completed by a moment."""
+        return len(self.steps) if moment is None else int(np.searchsorted(self.steps.times, moment, side="right"))
+
+    def process(self, name: str) -> ProcessView:
+        found = self.processes.get(name)
+        if found is None:
+            found = ProcessView(name)
+            if len(self.processes) < MAX_PROCESSES:
+                self.processes[name] = found
+        return found
+
+    # ------------------------------------------------------------------------------------------------------- the events
+
+    def _table(self) -> dict[bytes, tuple[msgspec.json.Decoder[Any], Callable[[Any], None]]]:
+        change, loaded, run = (records.decoder(kind) for kind in (records.Change, records.Loaded, records.RunChange))
+        found: dict[bytes, tuple[msgspec.json.Decoder[Any], Callable[[Any], None]]] = {
+            b"step.completed": (records.decoder(records.Step), self._step),
+            b"group.generated": (records.decoder(records.Generated), self._generated),
+            b"weights.loaded": (loaded, self._loaded),
+            b"engine.started": (loaded, self._loaded),
+            b"learner.ready": (loaded, self._loaded),
+            b"checkpoint.committed": (records.decoder(records.Saved), self._saved),
+            b"work.handled": (records.decoder(records.Handled), self._handled),
+            b"work.hops": (records.decoder(records.Hops), self._hops),
+            b"hub.status": (records.decoder(records.Status), self._status),
+        }
+        found |= {name.encode(): (change, self._change) for name in _STATES}
+        found |= {name.encode(): (run, self._run) for name in _RUN}
+        return found
+
+    def _time(self, at: float) -> float:
+        if self.began is None or at < self.began:
+            self.began = at
+        if self.ended is None or at > self.ended:
+            self.ended = at
+        return at
+
+    def _step(self, step: records.Step) -> None:
+        if step.kind is not None or step.step < 0:
+            return
+        at = self._time(step.at)
+        self.steps_asked = step.steps or self.steps_asked
+        named = {f"family:{name}": value for name, value in step.families.items() if value is not None}
+        named |= {f"channel:{name}": value for name, value in step.channels.items() if value is not None}
+        for name, fields in step.constraints.items():
+            for field in ("margin", "multiplier", "cost", "limit"):
+                if isinstance(value := fields.get(field), (int, float)):
+                    named[f"constraint:{name}:{field}"] = float(value)
+        if len(self.steps.names()) > len(records.FIGURES) + MAX_NAMED:
+            named = {name: value for name, value in named.items() if name in self.steps.names()}
+        self.steps.append(step.step, at, [getattr(step, name) for name in records.FIGURES], named)
+        del self._ages[len(self.steps) - 1 :]
+        self._ages.append(bytes(min(max(0, age), AGES - 1) for age in step.staleness))
+        self.dropped.update(step.dropped)
+        self._learned(step, at)
+
+    def _learned(self, step: records.Step, at: float) -> None:
+        learner, whole = self.process(step.process), step.step_s or 0.0
+        waited, published = min(step.wait_s or 0.0, whole), min(step.publish_s or 0.0, whole)
+        begin = at - whole
+        if waited:
+            learner.did(WAITING, begin, begin + waited)
+        if whole > waited + published:
+            learner.did("training", begin + waited, at - published)
+        if published:
+            learner.did("publishing", at - published, at)
+        learner.tokens.add(begin, at, step.tokens or 0.0)
+        learner.works.add(begin, at, step.groups or 0.0)
+        if step.published is not None:
+            learner.version.set(at, step.published)
+
+    def _generated(self, group: records.Generated) -> None:
+        at = self._time(group.at)
+        process, begin = self.process(group.process), at - group.seconds
+        process.did("generating", begin, at)
+        process.tokens.add(begin, at, group.tokens)
+        process.works.add(at, at, 1.0)
+        self.lengths.add(group.tokens)
+        if len(self._slowest) < SLOWEST or group.seconds > self._slowest[0].seconds:
+            oldest = min(group.versions, default=None)
+            row = Slow(group.seconds, group.id, group.tokens, at, group.process, oldest)
+            push = heapq.heappush if len(self._slowest) < SLOWEST else heapq.heapreplace
+            push(self._slowest, row)
+
+    def _loaded(self, loaded: records.Loaded) -> None:
+        process, at = self.process(loaded.process), self._time(loaded.at)
+        if loaded.version is not None:
+            process.version.set(at, loaded.version)
+        if loaded.seconds:
+            process.did("loading weights", at - loaded.seconds, at)
+
+    def _saved(self, saved: records.Saved) -> None:
+        at = self._time(saved.at)
+        self.process(saved.process).did("saving", at - saved.seconds, at)
+
+    def _handled(self, work: records.Handled) -> None:
+        at = self._time(work.at)
+        process = self.process(work.process)
+        if "generating" not in process.activities:  # a generator says the same in group.generated
+            process.did("working", at - work.seconds, at)
+            process.works.add(at, at, 1.0)
+
+    def _hops(self, hops: records.Hops) -> None:
+        """Times of the rows are on the hub's clock; the line itself has both."""
+        offset = self._time(hops.at) - hops.mono_ns / 1e9
+        for hop in hops.rows:
+            if hop.do not in ("moved", "finished", "ended") or not hop.by:
+                continue
+            process = self.process(hop.by)
+            if process.role not in ("generator", "learner"):  # these log their own work more closely
+                at = hop.at + offset
+                process.did("working", at - hop.service_s, at)
+                process.works.add(at, at, 1.0)
+
+    def _status(self, status: records.Status) -> None:
+        self._time(status.at)
+        self.status = status
+
+    def _change(self, change: records.Change) -> None:
+        at, process = self._time(change.at), self.process(change.about)
+        state = _STATES[change.event]
+        if change.event == "process.exited" and change.code == 0:
+            state = "finished"
+        process.handled = change.handled if change.handled is not None else process.handled
+        process.credit = change.credit if change.credit is not None else process.credit
+        process.wire_s += change.wire_s or 0.0
+        process.restarts = max(process.restarts, (change.starts or 1) - 1)
+        process.change(at, state, change.error or change.reason or "")
+
+    def _run(self, run: records.RunChange) -> None:
+        self._time(run.at)
+        self.run_state, self.run_reason = run.event.partition(".")[2], run.reason or self.run_reason
+
+    def _warning(self, event: dict[str, Any]) -> None:
+        at = self._time(records.Line(ts=str(event["ts"])).at)
+        process = f"{event.get('role')}/{event.get('replica')}"
+        self.warnings.take(at, process, event)
+        if event.get("event") == "verdict.failed":
+            self.failed_verdicts[str(event.get("verifier")), str(event.get("status"))] += 1
+
+    @property
+    def last_moment(self) -> float:
+        return self.ended if self.ended is not None else math.nan
