@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 _MARK: Final = b'"event":"'
-_LOUD: Final = (b'"level":"warning"', b'"level":"error"')
+_QUIET: Final = (b'"level":"info"', b'"level":"debug"')
 _HEAD: Final = 200  # bytes in which our own lines carry level and event
 _BUFFER: Final = 1 << 20
 
@@ -34,8 +34,8 @@ class Lines:
         """Bytes of all files as they are now, those already read included."""
         return sum(path.stat().st_size for path in _files(self._folder))
 
-    def read(self) -> Iterator[tuple[bytes, bytes]]:
-        """(name of the event, the line) of each new line that is wanted; by file, and in a file in its order."""
+    def read(self) -> Iterator[tuple[bytes, bytes, bool]]:
+        """(name of the event, the line, whether it is a warning or an error) of each new line that is wanted; file by file."""
         for path in _files(self._folder):
             try:
                 file = path.open("rb", buffering=_BUFFER)
@@ -49,10 +49,11 @@ class Lines:
                 if self._offsets.get(key, 0) < status.st_size:
                     yield from self._new(file, key)
 
-    def _new(self, file: BinaryIO, key: tuple[int, int]) -> Iterator[tuple[bytes, bytes]]:
+    def _new(self, file: BinaryIO, key: tuple[int, int]) -> Iterator[tuple[bytes, bytes, bool]]:
         offset = self._offsets.get(key, 0)
         file.seek(offset)
         wanted, mark, after = self._wanted, _MARK, len(_MARK)
+        info, debug = _QUIET
         try:
             for line in file:
                 if line[-1] != 10:
@@ -62,8 +63,9 @@ class Lines:
                 self.bytes_read += len(line)
                 begin = line.find(mark) + after
                 name = line[begin : line.find(b'"', begin)] if begin >= after else b""
-                if name in wanted or any(line.find(level, 0, _HEAD) >= 0 for level in _LOUD):
-                    yield name, line
+                loud = line.find(info, 0, _HEAD) < 0 and line.find(debug, 0, _HEAD) < 0
+                if loud or name in wanted:
+                    yield name, line, loud
         finally:  # also where the reader stops in between
             self._offsets[key] = offset
 

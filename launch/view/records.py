@@ -5,7 +5,7 @@ A figure is None where the run did not measure it. Units are the log's: seconds,
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -27,12 +27,18 @@ class Line(Struct, gc=False):
     @property
     def at(self) -> float:
         """Seconds since the epoch. Raises ValueError for what is no time."""
-        return _minute(self.ts[:17]) + float(self.ts[17:].rstrip("Z"))
+        minute = _minutes.get(self.ts[:17])
+        return (_minute(self.ts[:17]) if minute is None else minute) + float(self.ts[17:23])
 
 
-@functools.lru_cache(64)
+_minutes: dict[str, float] = {}  # the few minutes that neighbouring lines share
+
+
 def _minute(begin: str) -> float:
-    return datetime.fromisoformat(begin + "00+00:00").timestamp()
+    if len(_minutes) > 1000:
+        _minutes.clear()
+    found = _minutes[begin] = datetime.fromisoformat(begin + "00+00:00").timestamp()
+    return found
 
 
 class Generated(Line, gc=False):
@@ -166,22 +172,15 @@ class Step(Line):
     constraints: dict[str, dict[str, Any]] = {}
 
 
-_OTHER = {
-    "ts",
-    "role",
-    "replica",
-    "step",
-    "kind",
-    "steps",
-    "staleness",
-    "dropped",
-    "families",
-    "channels",
-    "constraints",
-}
-FIGURES = tuple(name for name in Step.__struct_fields__ if name not in _OTHER)  # one number a step
+_FIRST, _LAST = (Step.__struct_fields__.index(name) for name in ("version", "masked"))
+FIGURES = Step.__struct_fields__[_FIRST : _LAST + 1]  # one number a step
 
 
-def decoder(kind: type[Line]) -> msgspec.json.Decoder[Any]:
-    """Numbers may come as integers; anything else of the wrong kind raises msgspec.ValidationError."""
-    return msgspec.json.Decoder(kind)
+def figures(step: Step) -> tuple[float | None, ...]:
+    """In the order of `FIGURES`."""
+    return msgspec.structs.astuple(step)[_FIRST : _LAST + 1]
+
+
+def decoder(kind: type[Line]) -> Callable[[bytes], Any]:
+    """Raises msgspec.DecodeError for a line of another shape."""
+    return msgspec.json.Decoder(kind).decode

@@ -15,14 +15,12 @@ import numpy as np
 from safeladder.launch.view import records
 from safeladder.launch.view.advice import Warnings
 from safeladder.launch.view.lines import Lines
-from safeladder.launch.view.process import WAITING, ProcessView
+from safeladder.launch.view.process import GENERATING, WAITING, ProcessView
 from safeladder.launch.view.series import Table
 
 SLOWEST: Final = 20
-LENGTH_BINS: Final = 64
 AGES: Final = 32  # ages of 31 and more are counted together
 MAX_PROCESSES: Final = 4096
-MAX_NAMED: Final = 200  # families, channels and constraints' figures that get a column
 
 _STATES: Final = {
     "process.started": "starting",
@@ -34,6 +32,9 @@ _STATES: Final = {
     "process.stalled": "stalled",
 }
 _ENDED: Final = ("exited", "failed")
+_SERVED: Final = ("moved", "finished", "ended")
+_LOG_THEIR_OWN: Final = ("generator", "learner")
+Handler = tuple[Callable[[bytes], Any], Callable[[Any], None]]  # decodes a line, takes in what it says
 _RUN: Final = ("run.started", "run.draining", "run.stopping", "run.finished", "run.killed")
 
 
@@ -48,21 +49,6 @@ class Slow(msgspec.Struct, order=True):
     oldest: int | None
 
 
-class Histogram:
-    """Counts of lengths in bins whose width doubles when a length is beyond the last one."""
-
-    def __init__(self) -> None:
-        self.width = 8
-        self.counts = np.zeros(LENGTH_BINS, np.int64)
-
-    def add(self, length: int) -> None:
-        while length >= self.width * LENGTH_BINS:
-            self.counts[: LENGTH_BINS // 2] = self.counts.reshape(-1, 2).sum(1)
-            self.counts[LENGTH_BINS // 2 :] = 0
-            self.width *= 2
-        self.counts[max(0, length) // self.width] += 1
-
-
 class RunView:
     """The state of the run in `path` (a run directory). `read` takes in what its logs have gained since the last call."""
 
@@ -72,11 +58,9 @@ class RunView:
         self.steps_asked: int | None = None
         self.processes: dict[str, ProcessView] = {}
         self.warnings = Warnings()
-        self.lengths = Histogram()  # tokens of a group of completions
         self.status: records.Status | None = None
         self.run_state, self.run_reason = "no log yet", ""
-        self.began: float | None = None
-        self.ended: float | None = None
+        self._began, self._ended = math.inf, -math.inf
         self.unreadable = 0  # lines that were no event, or not of the shape their name promises
         self.dropped: Counter[str] = Counter()
         self.failed_verdicts: Counter[tuple[str, str]] = Counter()  # (verifier, status)
@@ -90,16 +74,13 @@ class RunView:
         """Takes in the new lines. on_progress is told the share that has been read, now and then."""
         size = max(1, self.lines.size()) if on_progress else 1
         handlers = self._handlers
-        for count, (name, line) in enumerate(self.lines.read()):
-            handler = handlers.get(name)
+        for count, (name, line, loud) in enumerate(self.lines.read()):
             try:
-                if handler is not None:
-                    handler[1](handler[0].decode(line))
-                else:
+                if loud:
                     self._warning(self._any.decode(line))
-                    continue
-                if line.find(b'"level":"info"', 0, 200) < 0 and line.find(b'"level":"debug"', 0, 200) < 0:
-                    self._warning(self._any.decode(line))
+                if name in handlers:
+                    decode, take = handlers[name]
+                    take(decode(line))
             except (msgspec.DecodeError, ValueError, OverflowError, KeyError):
                 self.unreadable += 1
             if on_progress and count % 20000 == 0:
@@ -121,6 +102,14 @@ class RunView:
         """Steps completed by a moment."""
         return len(self.steps) if moment is None else int(np.searchsorted(self.steps.times, moment, side="right"))
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """First and last moment of which the logs tell, in seconds since the epoch; (0, 0) for empty logs."""
+        begins = [process.began for process in self.processes.values() if process.began is not None]
+        ends = [process.ended for process in self.processes.values() if process.ended is not None]
+        begin, end = min([*begins, self._began]), max([*ends, self._ended])
+        return (begin, end) if begin <= end else (0.0, 0.0)
+
     def process(self, name: str) -> ProcessView:
         found = self.processes.get(name)
         if found is None:
@@ -131,9 +120,9 @@ class RunView:
 
     # ------------------------------------------------------------------------------------------------------- the events
 
-    def _table(self) -> dict[bytes, tuple[msgspec.json.Decoder[Any], Callable[[Any], None]]]:
+    def _table(self) -> dict[bytes, Handler]:
         change, loaded, run = (records.decoder(kind) for kind in (records.Change, records.Loaded, records.RunChange))
-        found: dict[bytes, tuple[msgspec.json.Decoder[Any], Callable[[Any], None]]] = {
+        found: dict[bytes, Handler] = {
             b"step.completed": (records.decoder(records.Step), self._step),
             b"group.generated": (records.decoder(records.Generated), self._generated),
             b"weights.loaded": (loaded, self._loaded),
@@ -149,10 +138,7 @@ class RunView:
         return found
 
     def _time(self, at: float) -> float:
-        if self.began is None or at < self.began:
-            self.began = at
-        if self.ended is None or at > self.ended:
-            self.ended = at
+        self._began, self._ended = min(self._began, at), max(self._ended, at)
         return at
 
     def _step(self, step: records.Step) -> None:
@@ -166,9 +152,7 @@ class RunView:
             for field in ("margin", "multiplier", "cost", "limit"):
                 if isinstance(value := fields.get(field), (int, float)):
                     named[f"constraint:{name}:{field}"] = float(value)
-        if len(self.steps.names()) > len(records.FIGURES) + MAX_NAMED:
-            named = {name: value for name, value in named.items() if name in self.steps.names()}
-        self.steps.append(step.step, at, [getattr(step, name) for name in records.FIGURES], named)
+        self.steps.append(step.step, at, records.figures(step), named)
         del self._ages[len(self.steps) - 1 :]
         self._ages.append(bytes(min(max(0, age), AGES - 1) for age in step.staleness))
         self.dropped.update(step.dropped)
@@ -180,57 +164,51 @@ class RunView:
         begin = at - whole
         if waited:
             learner.did(WAITING, begin, begin + waited)
-        if whole > waited + published:
-            learner.did("training", begin + waited, at - published)
+        learner.did(
+            "training", begin + waited, max(begin + waited, at - published), step.tokens or 0.0, step.groups or 0.0
+        )
         if published:
             learner.did("publishing", at - published, at)
-        learner.tokens.add(begin, at, step.tokens or 0.0)
-        learner.works.add(begin, at, step.groups or 0.0)
         if step.published is not None:
             learner.version.set(at, step.published)
 
     def _generated(self, group: records.Generated) -> None:
-        at = self._time(group.at)
-        process, begin = self.process(group.process), at - group.seconds
-        process.did("generating", begin, at)
-        process.tokens.add(begin, at, group.tokens)
-        process.works.add(at, at, 1.0)
-        self.lengths.add(group.tokens)
-        if len(self._slowest) < SLOWEST or group.seconds > self._slowest[0].seconds:
+        """Most lines of a log are of this kind: it has to be quick."""
+        at, seconds = group.at, group.seconds
+        self.process(group.process).did(GENERATING, at - seconds, at, group.tokens, 1.0)
+        if len(self._slowest) < SLOWEST or seconds > self._slowest[0].seconds:
             oldest = min(group.versions, default=None)
-            row = Slow(group.seconds, group.id, group.tokens, at, group.process, oldest)
+            row = Slow(seconds, group.id, group.tokens, at, group.process, oldest)
             push = heapq.heappush if len(self._slowest) < SLOWEST else heapq.heapreplace
             push(self._slowest, row)
 
     def _loaded(self, loaded: records.Loaded) -> None:
-        process, at = self.process(loaded.process), self._time(loaded.at)
+        process, at = self.process(loaded.process), loaded.at
         if loaded.version is not None:
             process.version.set(at, loaded.version)
         if loaded.seconds:
             process.did("loading weights", at - loaded.seconds, at)
 
     def _saved(self, saved: records.Saved) -> None:
-        at = self._time(saved.at)
+        at = saved.at
         self.process(saved.process).did("saving", at - saved.seconds, at)
 
     def _handled(self, work: records.Handled) -> None:
-        at = self._time(work.at)
-        process = self.process(work.process)
-        if "generating" not in process.activities:  # a generator says the same in group.generated
-            process.did("working", at - work.seconds, at)
-            process.works.add(at, at, 1.0)
+        """A generator says the same, and more, in `group.generated`."""
+        at, process = work.at, self.process(work.process)
+        if process.role not in _LOG_THEIR_OWN:
+            process.did("working", at - work.seconds, at, works=1.0)
 
     def _hops(self, hops: records.Hops) -> None:
         """Times of the rows are on the hub's clock; the line itself has both."""
-        offset = self._time(hops.at) - hops.mono_ns / 1e9
+        offset = hops.at - hops.mono_ns / 1e9
         for hop in hops.rows:
-            if hop.do not in ("moved", "finished", "ended") or not hop.by:
+            if hop.do not in _SERVED or not hop.by:
                 continue
             process = self.process(hop.by)
-            if process.role not in ("generator", "learner"):  # these log their own work more closely
+            if process.role not in _LOG_THEIR_OWN:
                 at = hop.at + offset
-                process.did("working", at - hop.service_s, at)
-                process.works.add(at, at, 1.0)
+                process.did("working", at - hop.service_s, at, works=1.0)
 
     def _status(self, status: records.Status) -> None:
         self._time(status.at)
@@ -257,7 +235,3 @@ class RunView:
         self.warnings.take(at, process, event)
         if event.get("event") == "verdict.failed":
             self.failed_verdicts[str(event.get("verifier")), str(event.get("status"))] += 1
-
-    @property
-    def last_moment(self) -> float:
-        return self.ended if self.ended is not None else math.nan
