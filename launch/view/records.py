@@ -122,6 +122,16 @@ class RunChange(Line):
     code: int | None = None
 
 
+class Constraint(Struct, gc=False):
+    """Of `step.completed`: margin = limit - cost."""
+
+    multiplier: float | None = None
+    cost: float | None = None
+    limit: float | None = None
+    margin: float | None = None
+    saturated: bool = False
+
+
 class Step(Line):
     """`step.completed` of the learner. `kind` marks the steps of a verifier's training, which are none of the run's."""
 
@@ -169,7 +179,7 @@ class Step(Line):
     dropped: dict[str, int] = {}
     families: dict[str, float | None] = {}
     channels: dict[str, float | None] = {}
-    constraints: dict[str, dict[str, Any]] = {}
+    constraints: dict[str, Constraint] = {}
 
 
 _FIRST, _LAST = (Step.__struct_fields__.index(name) for name in ("version", "masked"))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Named = Mapping[str, Mapping[str, float | None]]
 NAN: Final = float("nan")
 BATCH: Final = 4096
 MAX_NAMED: Final = 200  # columns that come up as they appear; more are not kept
@@ -28,31 +29,26 @@ class Table:
         self._steps, self._times = array("q"), array("d")
         self._blocks: list[NDArray[np.float32]] = []
         self._fresh: list[Sequence[float | None]] = []
-        self._named: dict[str, tuple[array[int], array[float]]] = {}  # name -> rows that have it, and their values
+        self._named: dict[str, list[tuple[int, NDArray[np.float32]]]] = {}  # name -> (first row, values of these rows)
+        self._fresh_named: list[Named] = []
 
     def __len__(self) -> int:
         return len(self._steps)
 
-    def append(self, step: int, at: float, row: Sequence[float | None], named: Mapping[str, float]) -> None:
-        """row: the figures in the order in which they were declared; named: others, whose columns come up as they appear."""
+    def append(self, step: int, at: float, row: Sequence[float | None], named: Named) -> None:
+        """row: the figures in the order in which they were declared; named: others by kind and name, which come up as `kind:name`."""
         if self._steps and step <= self._steps[-1]:
             self._truncate(step)
-        for name, value in named.items():
-            column = self._named.get(name)
-            if column is None:
-                if len(self._named) >= MAX_NAMED:
-                    continue
-                column = self._named[name] = (array("q"), array("f"))
-            column[0].append(len(self._steps))
-            column[1].append(value)
         self._steps.append(step)
         self._times.append(at)
         self._fresh.append(row)
+        self._fresh_named.append(named)
         if len(self._fresh) >= BATCH:
             self._settle()
 
     def names(self, prefix: str) -> list[str]:
         """Of the columns that came up, those that begin so, in alphabetical order."""
+        self._settle()
         return sorted(name for name in self._named if name.startswith(prefix))
 
     @property
@@ -66,20 +62,29 @@ class Table:
 
     def column(self, name: str) -> Floats:
         """[steps]; NaN throughout where there is no such figure."""
+        self._settle()
         if name in self._index:
-            self._settle()
             parts = [block[:, self._index[name]] for block in self._blocks]
             return np.concatenate(parts).astype(np.float64) if parts else np.zeros(0)
         found = np.full(len(self._steps), NAN)
-        if name in self._named:
-            rows, values = self._named[name]
-            found[np.array(rows, np.int64)] = np.array(values, np.float32)
+        for first, values in self._named.get(name, ()):
+            found[first : first + len(values)] = values
         return found
 
     def _settle(self) -> None:
-        if self._fresh:
-            self._blocks.append(np.array(self._fresh, np.float32))  # None becomes NaN
-            self._fresh = []
+        """None becomes NaN."""
+        if not self._fresh:
+            return
+        first = len(self._steps) - len(self._fresh)
+        self._blocks.append(np.array(self._fresh, np.float32))
+        for kind in {kind for named in self._fresh_named for kind in named}:
+            rows = [named.get(kind, {}) for named in self._fresh_named]
+            for name in {name for row in rows for name in row}:
+                column = f"{kind}:{name}"
+                if column in self._named or len(self._named) < MAX_NAMED:
+                    values = np.array([row.get(name) for row in rows], np.float32)
+                    self._named.setdefault(column, []).append((first, values))
+        self._fresh, self._fresh_named = [], []
 
     def _truncate(self, step: int) -> None:
         """After a roll-back a step is made again: what was made since is no part of the history that survives."""
@@ -88,10 +93,8 @@ class Table:
         while keep and self._steps[keep - 1] >= step:
             keep -= 1
         del self._steps[keep:], self._times[keep:]
-        for rows, values in self._named.values():
-            while rows and rows[-1] >= keep:
-                rows.pop()
-                values.pop()
+        for name, parts in self._named.items():
+            self._named[name] = [(first, values[: max(0, keep - first)]) for first, values in parts if first < keep]
         whole = np.concatenate(self._blocks)
         self._blocks = [whole[:keep]] if keep else []
 

@@ -67,6 +67,7 @@ class RunView:
         self._ages: list[bytes] = []
         self._slowest: list[Slow] = []
         self._any = msgspec.json.Decoder(dict[str, Any])
+        self._speakers: dict[tuple[str, int], ProcessView] = {}
         self._handlers = self._table()
         self.lines = Lines(path / "logs", self._handlers)
 
@@ -118,6 +119,12 @@ class RunView:
                 self.processes[name] = found
         return found
 
+    def _speaker(self, line: records.Line) -> ProcessView:
+        found = self._speakers.get((line.role, line.replica))
+        if found is None:
+            found = self._speakers[line.role, line.replica] = self.process(line.process)
+        return found
+
     # ------------------------------------------------------------------------------------------------------- the events
 
     def _table(self) -> dict[bytes, Handler]:
@@ -146,20 +153,18 @@ class RunView:
             return
         at = self._time(step.at)
         self.steps_asked = step.steps or self.steps_asked
-        named = {f"family:{name}": value for name, value in step.families.items() if value is not None}
-        named |= {f"channel:{name}": value for name, value in step.channels.items() if value is not None}
-        for name, fields in step.constraints.items():
-            for field in ("margin", "multiplier", "cost", "limit"):
-                if isinstance(value := fields.get(field), (int, float)):
-                    named[f"constraint:{name}:{field}"] = float(value)
+        named = {"family": step.families, "channel": step.channels}
+        if step.constraints:
+            named |= _of_constraints(step.constraints)
         self.steps.append(step.step, at, records.figures(step), named)
         del self._ages[len(self.steps) - 1 :]
         self._ages.append(bytes(min(max(0, age), AGES - 1) for age in step.staleness))
-        self.dropped.update(step.dropped)
+        if step.dropped:
+            self.dropped.update(step.dropped)
         self._learned(step, at)
 
     def _learned(self, step: records.Step, at: float) -> None:
-        learner, whole = self.process(step.process), step.step_s or 0.0
+        learner, whole = self._speaker(step), step.step_s or 0.0
         waited, published = min(step.wait_s or 0.0, whole), min(step.publish_s or 0.0, whole)
         begin = at - whole
         if waited:
@@ -175,7 +180,7 @@ class RunView:
     def _generated(self, group: records.Generated) -> None:
         """Most lines of a log are of this kind: it has to be quick."""
         at, seconds = group.at, group.seconds
-        self.process(group.process).did(GENERATING, at - seconds, at, group.tokens, 1.0)
+        self._speaker(group).did(GENERATING, at - seconds, at, group.tokens, 1.0)
         if len(self._slowest) < SLOWEST or seconds > self._slowest[0].seconds:
             oldest = min(group.versions, default=None)
             row = Slow(seconds, group.id, group.tokens, at, group.process, oldest)
@@ -183,7 +188,7 @@ class RunView:
             push(self._slowest, row)
 
     def _loaded(self, loaded: records.Loaded) -> None:
-        process, at = self.process(loaded.process), loaded.at
+        process, at = self._speaker(loaded), loaded.at
         if loaded.version is not None:
             process.version.set(at, loaded.version)
         if loaded.seconds:
@@ -191,11 +196,11 @@ class RunView:
 
     def _saved(self, saved: records.Saved) -> None:
         at = saved.at
-        self.process(saved.process).did("saving", at - saved.seconds, at)
+        self._speaker(saved).did("saving", at - saved.seconds, at)
 
     def _handled(self, work: records.Handled) -> None:
         """A generator says the same, and more, in `group.generated`."""
-        at, process = work.at, self.process(work.process)
+        at, process = work.at, self._speaker(work)
         if process.role not in _LOG_THEIR_OWN:
             process.did("working", at - work.seconds, at, works=1.0)
 
@@ -235,3 +240,13 @@ class RunView:
         self.warnings.take(at, process, event)
         if event.get("event") == "verdict.failed":
             self.failed_verdicts[str(event.get("verifier")), str(event.get("status"))] += 1
+
+
+def _of_constraints(found: dict[str, records.Constraint]) -> dict[str, dict[str, float | None]]:
+    """By kind of figure, then by constraint."""
+    return {
+        "margin": {name: constraint.margin for name, constraint in found.items()},
+        "multiplier": {name: constraint.multiplier for name, constraint in found.items()},
+        "cost": {name: constraint.cost for name, constraint in found.items()},
+        "limit": {name: constraint.limit for name, constraint in found.items()},
+    }
