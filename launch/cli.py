@@ -243,7 +243,7 @@ def _top(chosen: argparse.Namespace) -> int:
 def _report(chosen: argparse.Namespace) -> int:
     from safeladder.launch.report.write import write
 
-    print(write(chosen.folders, chosen.out, texts=chosen.texts))
+    print(write(chosen.folders, chosen.out))
     return 0
 
 

@@ -71,10 +71,12 @@ class ProcessView:
 
     def state(self, moment: float | None = None) -> tuple[str, str]:
         """(state, why) at a moment, or at the end of the log."""
-        for at, state, why in reversed(self.states):
-            if moment is None or at <= moment:
-                return state, why
-        return ("not started", "") if self.states else ("unknown", "")
+        known = [change for change in reversed(self.states) if moment is None or change[0] <= moment]
+        if not known:
+            return ("not started", "") if self.states else ("unknown", "")
+        return max(known, key=lambda change: change[0])[
+            1:
+        ]  # the launcher's log tells of others, so they are not in order
 
     @property
     def began(self) -> float | None:

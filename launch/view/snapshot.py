@@ -25,9 +25,9 @@ _GONE: Final = ("finished", "exited", "failed", "not started")
 
 
 class Role(Struct):
-    """A process. busy: share of the last minute at work (of its life where it has ended), and so are rates; doing: in words; queue: works that wait in its queues.
+    """A process. busy: share of the last minute at work, and rates over the last minute; of its life where it has ended.
 
-    None where the logs, or the hub of a live run, do not tell.
+    doing: in words; queue: works that wait in its queues. None where the logs, or the hub of a live run, do not tell.
     """
 
     process: str

@@ -224,6 +224,8 @@ class RunView:
         state = _STATES[change.event]
         if change.event == "process.exited" and change.code == 0:
             state = "finished"
+        if state == "starting" and change.role == "hub":
+            state = "ready"  # it says nothing more before it serves
         process.handled = change.handled if change.handled is not None else process.handled
         process.credit = change.credit if change.credit is not None else process.credit
         process.wire_s += change.wire_s or 0.0
