@@ -225,10 +225,10 @@ def _summary(chosen: argparse.Namespace) -> int:
 
 
 def _top(chosen: argparse.Namespace) -> int:
-    from safeladder.launch.monitor import once
+    from safeladder.launch.top import once
 
     if not chosen.once and not chosen.json:
-        from safeladder.launch.monitor.app import Monitor
+        from safeladder.launch.top.app import Monitor
 
         Monitor(once.opened(chosen.folder)).run()
         return 0
@@ -243,7 +243,7 @@ def _top(chosen: argparse.Namespace) -> int:
 def _report(chosen: argparse.Namespace) -> int:
     from safeladder.launch.report.write import write
 
-    print(write(chosen.folders, chosen.out))
+    print(write(chosen.folders, chosen.out, chosen.texts))
     return 0
 
 

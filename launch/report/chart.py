@@ -13,7 +13,8 @@ import numpy as np
 from safeladder.launch.view.series import Floats
 
 WIDTH, HEIGHT = 360, 190
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 8, 8, 26
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 8, 10, 26
+SIDE, _EDGE, _FIELD = 400, 48, 340  # of a square picture: all of it, what is left of the field, the field
 POINTS: Final = 240  # of a line; longer ones are drawn as means of equal parts
 COLOURS: Final = 8
 
@@ -28,7 +29,9 @@ class Line:
     colour: int = 0
 
 
-def curves(title: str, lines: Sequence[Line], low: float | None = None, high: float | None = None, limit: float | None = None) -> str:  # fmt: skip
+def curves(
+    title: str, lines: Sequence[Line], low: float | None = None, high: float | None = None, limit: float | None = None
+) -> str:
     """Figures over steps: pale as measured, strong as a running mean. low, high: the axis at least reaches there."""
     kept = [_thinned(line) for line in lines]
     kept = [line for line in kept if len(line.x)]
@@ -67,53 +70,78 @@ class Walk:
     colour: int = 0
 
 
-def trajectory(walks: Sequence[Walk], x_name: str, y_name: str) -> str:
-    """Square, both axes from 0 to 1, so that the line of 45 degrees is one."""
-    side, left, bottom = 400, 46, 34
-    top, right = 10, side - 10
-    width, height = right - left, side - bottom - top
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return left + width * x, side - bottom - height * y
-
-    parts = []
-    for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
-        x, y = place(tick, tick)
-        parts.append(f'<path class="grid" d="M{left} {y:.1f}H{right}M{x:.1f} {top}V{side - bottom}"/>')
-        parts.append(f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
-        parts.append(f'<text x="{x:.1f}" y="{side - bottom + 15}" text-anchor="middle">{tick:g}</text>')
-    (x0, y0), (x1, y1) = place(0, 0), place(1, 1)
-    parts.append(f'<path class="limit" d="M{x0:.1f} {y0:.1f}L{x1:.1f} {y1:.1f}"/>')
-    mx, my = place(0.3, 0.3)
-    parts.append(
-        f'<text class="note" x="{mx + 6:.0f}" y="{my + 16:.0f}" transform="rotate(-45 {mx:.0f} {my:.0f})">45°</text>'
+def trajectory(walks: Sequence[Walk], x_name: str, y_name: str, enlarged: bool = False) -> str:
+    """A square picture with one scale for both axes, so that 45 degrees are 45 degrees: all from 0 to 1 with the line on which both are
+    equal, or `enlarged` around the points, with a line of 45 degrees through each beginning."""
+    plane = _around(walks) if enlarged else _Plane(0.0, 0.0, 1.0)
+    parts = [plane.grid(x_name, y_name)]
+    if enlarged:
+        parts += [plane.diagonal(float(walk.x[0]), float(walk.y[0])) for walk in walks]
+    else:
+        parts.append(plane.diagonal(0.0, 0.0))
+    parts += [_walked(walk, plane) for walk in walks]
+    label = escape(f"{y_name} against {x_name}")
+    body = "".join(parts)
+    title = "enlarged; dashed: 45° from where it began" if enlarged else "the whole range; dashed: both are equal"
+    return _figure(
+        title, f'<svg class="square" viewBox="0 0 {SIDE} {SIDE}" role="img" aria-label="{label}">{body}</svg>'
     )
-    parts.append(f'<text x="{(left + right) / 2}" y="{side - 4}" text-anchor="middle">{escape(x_name)}</text>')
-    middle = (top + side - bottom) / 2
-    parts.append(
-        f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">{escape(y_name)}</text>'
-    )
-    for walk in walks:
-        parts.append(_walked(walk, place))
-    return f'<svg class="square" viewBox="0 0 {side} {side}" role="img" aria-label="{escape(y_name)} against {escape(x_name)}">{"".join(parts)}</svg>'
 
 
-def _walked(walk: Walk, place: object) -> str:
-    spots = [place(x, y) for x, y in zip(walk.x, walk.y, strict=True)]  # type: ignore[operator]
-    colour, parts = f"c{walk.colour % COLOURS}", []
+class _Plane:
+    """A square piece of the plane: from (left, bottom), `size` wide and high."""
+
+    def __init__(self, left: float, bottom: float, size: float) -> None:
+        self.left, self.bottom, self.size = left, bottom, size
+
+    def place(self, x: float, y: float) -> tuple[float, float]:
+        scale = _FIELD / self.size
+        return _EDGE + scale * (x - self.left), _TOP + _FIELD - scale * (y - self.bottom)
+
+    def grid(self, x_name: str, y_name: str) -> str:
+        low, parts = _TOP + _FIELD, []
+        for tick in _ticks(self.left, self.left + self.size):
+            x, _ = self.place(tick, 0)
+            parts.append(f'<path class="grid" d="M{x:.1f} {_TOP}V{low}"/>')
+            parts.append(f'<text x="{x:.1f}" y="{low + 15}" text-anchor="middle">{_short(tick)}</text>')
+        for tick in _ticks(self.bottom, self.bottom + self.size):
+            _, y = self.place(0, tick)
+            parts.append(f'<path class="grid" d="M{_EDGE} {y:.1f}h{_FIELD}"/>')
+            parts.append(f'<text x="{_EDGE - 6}" y="{y + 4:.1f}" text-anchor="end">{_short(tick)}</text>')
+        middle = _TOP + _FIELD / 2
+        parts.append(f'<text x="{_EDGE + _FIELD / 2}" y="{SIDE - 3}" text-anchor="middle">{escape(x_name)}</text>')
+        turned = f'transform="rotate(-90 11 {middle})"'
+        parts.append(f'<text x="11" y="{middle}" text-anchor="middle" {turned}>{escape(y_name)}</text>')
+        return "".join(parts)
+
+    def diagonal(self, x: float, y: float) -> str:
+        """As much of the line of 45 degrees through a point as lies in the picture."""
+        back = min(x - self.left, y - self.bottom)
+        on = min(self.left + self.size - x, self.bottom + self.size - y)
+        (x0, y0), (x1, y1) = self.place(x - back, y - back), self.place(x + on, y + on)
+        return f'<path class="limit" d="M{x0:.1f} {y0:.1f}L{x1:.1f} {y1:.1f}"/>'
+
+
+def _around(walks: Sequence[Walk]) -> _Plane:
+    xs = np.concatenate([walk.x for walk in walks])
+    ys = np.concatenate([np.concatenate([walk.y, walk.low, walk.high]) for walk in walks])
+    size = 1.15 * max(float(np.ptp(xs)), float(np.ptp(ys)), 0.05)
+    return _Plane(float(xs.min() + xs.max() - size) / 2, float(ys.min() + ys.max() - size) / 2, size)
+
+
+def _walked(walk: Walk, plane: _Plane) -> str:
+    spots = [plane.place(x, y) for x, y in zip(walk.x, walk.y, strict=True)]
+    colour = f"c{walk.colour % COLOURS}"
+    parts = [f'<path class="line {colour}" d="M{"L".join(f"{x:.1f} {y:.1f}" for x, y in spots)}"/>']
     for index, (x, y) in enumerate(spots):
-        _, low = place(walk.x[index], walk.low[index])  # type: ignore[operator]
-        _, high = place(walk.x[index], walk.high[index])  # type: ignore[operator]
+        _, low = plane.place(0, walk.low[index])
+        _, high = plane.place(0, walk.high[index])
         parts.append(f'<path class="whisker {colour}" d="M{x:.1f} {low:.1f}V{high:.1f}"/>')
-    route = "L".join(f"{x:.1f} {y:.1f}" for x, y in spots)
-    parts.append(f'<path class="line {colour}" d="M{route}"/>')
-    for index, (x, y) in enumerate(spots):
-        last, first = index == len(spots) - 1, index == 0
-        kind = "first" if first and not last else "last" if last else "dot"
+        last = index == len(spots) - 1
+        kind = "last" if last else "first" if index == 0 else "dot"
         label = escape(f"{walk.name}, {walk.labels[index]}")
-        parts.append(
-            f'<circle class="{kind} {colour}" cx="{x:.1f}" cy="{y:.1f}" r="{6 if last else 3.5}"><title>{label}</title></circle>'
-        )
+        spot = f'class="{kind} {colour}" cx="{x:.1f}" cy="{y:.1f}" r="{6 if last else 3.5}"'
+        parts.append(f"<circle {spot}><title>{label}</title></circle>")
     return "".join(parts)
 
 
@@ -128,7 +156,9 @@ def bars(title: str, counts: Sequence[float], labels: Sequence[str], colour: int
     for index, (count, label) in enumerate(zip(counts, labels, strict=True)):
         x, y = _LEFT + index * step, scale.y(count)
         tall = HEIGHT - _BOTTOM - y
-        parts.append(f'<rect class="fill c{colour % COLOURS}" x="{x + 0.5:.1f}" y="{y:.1f}" width="{max(step - 1, 0.5):.1f}" height="{tall:.1f}"><title>{escape(label)}: {count:g}</title></rect>')  # fmt: skip
+        box = f'x="{x + 0.5:.1f}" y="{y:.1f}" width="{max(step - 1, 0.5):.1f}" height="{tall:.1f}"'
+        said = escape(f"{label}: {count:g}")
+        parts.append(f'<rect class="fill c{colour % COLOURS}" {box}><title>{said}</title></rect>')
         if label and (len(counts) <= 12 or index % math.ceil(len(counts) / 8) == 0):
             parts.append(f'<text x="{x + step / 2:.1f}" y="{HEIGHT - 10}" text-anchor="middle">{escape(label)}</text>')
     return _figure(title, _svg("".join(parts), title))
@@ -174,10 +204,10 @@ class _Scale:
     def rows(self) -> str:
         """Lines across, with their values."""
         parts = []
-        for value in np.linspace(self.low, self.high, 4):
-            y = self.y(float(value))
+        for value in _ticks(self.low, self.high):
+            y = self.y(value)
             parts.append(f'<path class="grid" d="M{_LEFT} {y:.1f}H{WIDTH - _RIGHT}"/>')
-            parts.append(f'<text x="{_LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{_short(float(value))}</text>')
+            parts.append(f'<text x="{_LEFT - 5}" y="{y + 4:.1f}" text-anchor="end">{_short(value)}</text>')
         return "".join(parts)
 
     def axes(self, name: str) -> str:
@@ -187,6 +217,13 @@ class _Scale:
             + f'<text x="{_LEFT}" y="{HEIGHT - 10}">{left}</text>'
             + f'<text x="{WIDTH - _RIGHT}" y="{HEIGHT - 10}" text-anchor="end">{escape(right)}</text>'
         )
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Three to six round numbers from low to high."""
+    step = 10.0 ** math.floor(math.log10((high - low) / 3))
+    step *= next(factor for factor in (5, 2, 1) if factor == 1 or (high - low) / (factor * step) >= 2.5)
+    return [step * place for place in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
 def _range(low: float, high: float) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""Sections on the system: throughput, what every process was busy with and where it stood idle, slow samples, verifiers, warnings."""
+"""Sections on the system: throughput, what every process was busy with and where it stood idle, slow samples, warnings."""
 
 from __future__ import annotations
 
@@ -95,25 +95,6 @@ def slowest(views: Sequence[RunView]) -> str:
     return section("Slowest samples", "By time from the first to the last token of the group.", *parts)
 
 
-def verifiers(views: Sequence[RunView]) -> str:
-    """What the channels of a step say together, and how often a verifier failed."""
-    parts = []
-    for view in views:
-        names = [name for name in view.steps.names("channel:") if _varies(view.steps.column(name))]
-        rows: list[list[object]] = []
-        for name in names:
-            rows.append([name.partition(":")[2], *(_together(view, name, other) for other in names)])
-        title = f"<h3>{escape(view.path.name)}</h3>" if len(views) > 1 else ""
-        parts.append(title + table(("", *(name.partition(":")[2] for name in names)), rows))
-        failed = [[verifier, status, count] for (verifier, status), count in sorted(view.failed_verdicts.items())]
-        parts.append(table(("verifier", "failure", "verdicts"), failed) if failed else "<p>No verdict failed.</p>")
-    intro = (
-        "Correlation (Pearson's r) of the channels' means over the steps that measured both: near 1 where verifiers rate the same steps high, "
-        "negative where one rises as the other falls. It compares steps, not single answers, because the logs hold means."
-    )
-    return section("Verifier agreement", intro, *parts)
-
-
 def warnings(views: Sequence[RunView]) -> str:
     rows = [
         [view.path.name, kind.level, kind.event, kind.process, kind.count, kind.text[:200], kind.advice]
@@ -207,18 +188,3 @@ def _trained(view: RunView, wanted: set[str]) -> dict[str, tuple[int, int]]:
                 ages = zip(entry.ids, entry.staleness, strict=False)
                 found |= {identity: (entry.step + 1, age) for identity, age in ages if identity in wanted}
     return found
-
-
-def _varies(values: np.typing.NDArray[np.float64]) -> bool:
-    known = values[np.isfinite(values)]
-    return len(known) > 2 and float(known.std()) > 1e-9
-
-
-def _together(view: RunView, one: str, other: str) -> str:
-    if one == other:
-        return "1"
-    first, second = view.steps.column(one), view.steps.column(other)
-    both = np.isfinite(first) & np.isfinite(second)
-    if both.sum() < 5 or first[both].std() < 1e-9 or second[both].std() < 1e-9:
-        return "-"
-    return f"{np.corrcoef(first[both], second[both])[0, 1]:.2f} (n={both.sum()})"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import numpy as np
@@ -94,10 +94,12 @@ def trajectories(views: Sequence[RunView]) -> str:
         _over_steps("safety: 1 - unsafe rate", views, lambda view: 1.0 - view.steps.column("unsafe_rate"), 0.0, 1.0),
         _over_steps("capability: answers that were right", views, capability, 0.0, 1.0),
     ]
-    picture = f"<figure>{trajectory(walks, 'capability', 'safety')}</figure>"
-    beside = f'<div class="beside">{picture}<div class="grid-of">{"".join(over_steps)}</div></div>'
+    squares = [trajectory(walks, "capability", "safety"), trajectory(walks, "capability", "safety", enlarged=True)]
+    pictures = f'<div class="beside">{"".join(squares)}{"".join(over_steps)}</div>'
     note = "Direction: angle of the way from the first to the last point; 45° is both alike, 90° safety alone, 0° capability alone."
-    return section("Safety against capability", intro, key(colours(views)), beside, table(head, [list(map(_plain, row)) for row in rows]), f"<p class='soft'>{note}</p>")  # fmt: skip
+    plain = table(head, [[_plain(cell) for cell in row] for row in rows])
+    said = f"<p class='soft'>{note}</p>"
+    return section("Safety against capability", intro, key(colours(views)), pictures, plain, said)
 
 
 def rewards(views: Sequence[RunView]) -> str:
@@ -175,13 +177,22 @@ def lengths(views: Sequence[RunView]) -> str:
     return section("Lengths", "", grid(parts))
 
 
-def _metric(title: str, views: Sequence[RunView], name: str, low: float | None = None, high: float | None = None, limit: float | None = None) -> str:  # fmt: skip
+def _metric(
+    title: str,
+    views: Sequence[RunView],
+    name: str,
+    low: float | None = None,
+    high: float | None = None,
+    limit: float | None = None,
+) -> str:
     lines = [Line(view.path.name, view.steps.steps, view.steps.column(name), place) for place, view in enumerate(views)]
     return curves(title, lines, low, high, limit)
 
 
-def _over_steps(title: str, views: Sequence[RunView], figure: object, low: float | None, high: float | None) -> str:
-    lines = [Line(view.path.name, view.steps.steps, figure(view), place) for place, view in enumerate(views)]  # type: ignore[operator]
+def _over_steps(
+    title: str, views: Sequence[RunView], figure: Callable[[RunView], Floats], low: float | None, high: float | None
+) -> str:
+    lines = [Line(view.path.name, view.steps.steps, figure(view), place) for place, view in enumerate(views)]
     return curves(title, lines, low, high)
 
 

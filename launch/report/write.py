@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from safeladder.launch.monitor.once import opened
-from safeladder.launch.report import overview, system, training
+from safeladder.launch.report import overview, system, training, verdicts
 from safeladder.launch.report.page import page
+from safeladder.launch.top.once import opened
 
 
-def write(runs: Sequence[Path], out: Path) -> Path:
-    """The page's path. Raises ConfigError for a folder that is no run."""
-    views = [opened(run) for run in runs]
+def write(runs: Sequence[Path], out: Path, texts: bool = False) -> Path:
+    """The page's path. texts: with examples of prompts and answers, where the runs have logged them. Raises ConfigError for a folder that is no run."""
+    views = [opened(run, texts) for run in runs]
     for view in views:
         view.read()
     sections = [
@@ -25,7 +25,8 @@ def write(runs: Sequence[Path], out: Path) -> Path:
         system.throughput(views),
         system.timelines(views),
         system.slowest(views),
-        system.verifiers(views),
+        verdicts.agreement(views),
+        *([verdicts.examples(views)] if texts else []),
         system.warnings(views),
         overview.configurations(views),
     ]

@@ -60,6 +60,8 @@ class Warnings:
 
     def take(self, at: float, process: str, event: dict[str, Any]) -> None:
         name, level = str(event.get("event")), str(event.get("level"))
+        if rule := event.get("rule"):  # of `health.warning`: each rule is a kind of its own
+            name = f"{name} {rule}"
         known = self._kinds.get((name, process))
         if known is None:
             if len(self._kinds) >= KEEP:
@@ -94,7 +96,7 @@ _HEAD = {
 
 
 def _text(event: dict[str, Any]) -> str:
-    for key in ("reason", "error", "message"):
+    for key in ("reason", "error", "message", "found"):
         if event.get(key):
             return str(event[key])[:MAX_TEXT]
     parts = [

@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from safeladder.launch.view.judged import Columns
+
 
 class Line(Struct, gc=False):
     """Who said it and when (`ts`: UTC, ISO 8601)."""
@@ -85,6 +87,21 @@ class Hops(Line, gc=False):
 
     mono_ns: int = 0
     rows: list[Hop] = []
+
+
+class JudgedGroup(Line):
+    """`group.judged` of a verifier pool."""
+
+    id: str = ""
+    verdicts: dict[str, Columns] = {}
+
+
+class Texts(Line):
+    """`group.texts`, which a run writes only when asked to (`logs.texts`)."""
+
+    id: str = ""
+    prompt: str = ""
+    answers: list[str] = []
 
 
 class Status(Line):

@@ -14,6 +14,7 @@ import numpy as np
 
 from safeladder.launch.view import records
 from safeladder.launch.view.advice import Warnings
+from safeladder.launch.view.judged import Judged
 from safeladder.launch.view.lines import Lines
 from safeladder.launch.view.process import GENERATING, WAITING, ProcessView
 from safeladder.launch.view.series import Table
@@ -52,8 +53,10 @@ class Slow(msgspec.Struct, order=True):
 class RunView:
     """The state of the run in `path` (a run directory). `read` takes in what its logs have gained since the last call."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, texts: bool = False) -> None:
+        """texts: keep prompts and answers of a sample of the groups, where the run has logged them."""
         self.path = path
+        self.judged = Judged(texts)
         self.steps = Table(records.FIGURES)
         self.steps_asked: int | None = None
         self.processes: dict[str, ProcessView] = {}
@@ -138,8 +141,11 @@ class RunView:
             b"checkpoint.committed": (records.decoder(records.Saved), self._saved),
             b"work.handled": (records.decoder(records.Handled), self._handled),
             b"work.hops": (records.decoder(records.Hops), self._hops),
+            b"group.judged": (records.decoder(records.JudgedGroup), self._judged),
             b"hub.status": (records.decoder(records.Status), self._status),
         }
+        if self.judged.texts:
+            found[b"group.texts"] = (records.decoder(records.Texts), self._told)
         found |= {name.encode(): (change, self._change) for name in _STATES}
         found |= {name.encode(): (run, self._run) for name in _RUN}
         return found
@@ -214,6 +220,12 @@ class RunView:
             if process.role not in _LOG_THEIR_OWN:
                 at = hop.at + offset
                 process.did("working", at - hop.service_s, at, works=1.0)
+
+    def _judged(self, group: records.JudgedGroup) -> None:
+        self.judged.judge(group.id, group.verdicts)
+
+    def _told(self, group: records.Texts) -> None:
+        self.judged.tell(group.id, group.prompt, group.answers)
 
     def _status(self, status: records.Status) -> None:
         self._time(status.at)

@@ -16,8 +16,8 @@ from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, VerticalScroll
 from textual.widgets import Footer, Static
 
-from safeladder.launch.monitor import panels
-from safeladder.launch.monitor.slider import Slider
+from safeladder.launch.top import panels
+from safeladder.launch.top.slider import Slider
 from safeladder.launch.view.live import Live
 from safeladder.launch.view.snapshot import configuration, snapshot, suppliers
 from safeladder.launch.view.state import RunView

@@ -8,18 +8,18 @@ from typing import TextIO
 import msgspec
 
 from safeladder.launch.config import ConfigError
-from safeladder.launch.monitor import panels
 from safeladder.launch.terminal import console
+from safeladder.launch.top import panels
 from safeladder.launch.view.live import Live
 from safeladder.launch.view.snapshot import Snapshot, configuration, snapshot, suppliers
 from safeladder.launch.view.state import RunView
 
 
-def opened(path: Path) -> RunView:
-    """The run in `path`, nothing read yet. Raises ConfigError where there are no logs."""
+def opened(path: Path, texts: bool = False) -> RunView:
+    """The run in `path`, nothing read yet; texts: see `RunView`. Raises ConfigError where there are no logs."""
     if not (path / "logs").is_dir():
         raise ConfigError(f"{path} is no run directory: it has no logs/")
-    return RunView(path.resolve())
+    return RunView(path.resolve(), texts)
 
 
 def now(path: Path) -> tuple[RunView, Snapshot]:
