@@ -67,7 +67,7 @@ def _ask_live(
 ) -> m.Answer:
     """The search itself, in this process, as the run's searcher would do it."""
     config = load_resolved(run.config)
-    tokenizer = tokenizer_of(resolve(config.policy.model, config.policy.cache and Path(config.policy.cache)))
+    tokenizer = tokenizer_of(resolve(config.policy.model, Path(config.policy.cache) if config.policy.cache else None))
     link = client(run, "client")
     try:
         deliberation = Deliberation(options, config, link, tokenizer)

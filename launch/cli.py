@@ -61,6 +61,16 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("folder", metavar="RUN", type=Path)
     summary = add("summary", _summary, "show what a run came to")
     summary.add_argument("folder", metavar="RUN", type=Path)
+    top = add(
+        "top", _top, "watch a run, live or afterwards: who does what, who waits for whom, what the training comes to"
+    )
+    top.add_argument("folder", metavar="RUN", type=Path)
+    top.add_argument("--once", action="store_true", help="print it once and end")
+    top.add_argument("--json", action="store_true", help="with --once: for programs")
+    report = add("report", _report, "write one HTML page about a run, or about several beside each other")
+    report.add_argument("folders", metavar="RUN", nargs="+", type=Path)
+    report.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE")
+    report.add_argument("--texts", action="store_true", help="with examples, where the run has logged texts")
     _add_ask(add("ask", _ask, "ask a run, and watch the search for an answer"))
     serve = add("serve", _serve, "serve a run to OpenAI clients, and a console for people")
     serve.add_argument("folder", metavar="RUN", type=Path, help="a live run, or one that has ended")
@@ -261,6 +271,29 @@ def _summary(chosen: argparse.Namespace) -> int:
     from safeladder.launch.rundir import RunDirectory
 
     summary.show(summary.load(RunDirectory(chosen.folder)), sys.stdout)
+    return 0
+
+
+def _top(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.top import once
+
+    if not chosen.once and not chosen.json:
+        from safeladder.launch.top.app import Monitor
+
+        Monitor(once.opened(chosen.folder)).run()
+        return 0
+    view, shown = once.now(chosen.folder)
+    if chosen.json:
+        print(once.as_json(shown))
+    else:
+        once.show(view, shown, sys.stdout)
+    return 0
+
+
+def _report(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.report.write import write
+
+    print(write(chosen.folders, chosen.out, chosen.texts))
     return 0
 
 

@@ -60,7 +60,9 @@ async def _beside(run: RunDirectory, given: dict[str, Any], tell: Callable[[str]
     made = pool(config, given)
     options = actor_options(actor_class(made), made, "gateway")
     log = logs.configure(run.path.name, "serve", 0, run.log("serve", 0))
-    folder = await asyncio.to_thread(resolve, config.policy.model, config.policy.cache and Path(config.policy.cache))
+    folder = await asyncio.to_thread(
+        resolve, config.policy.model, Path(config.policy.cache) if config.policy.cache else None
+    )
     link = await asyncio.to_thread(client, run, "client")
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

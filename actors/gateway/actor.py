@@ -142,11 +142,14 @@ class Gateway(Actor):
     """Serves until the process stops."""
 
     role = "gateway"
-    Options = GatewayOptions
+
+    @dataclass
+    class Options(GatewayOptions):
+        pass
 
     async def start(self) -> None:
         folder = await asyncio.to_thread(
-            resolve, self.config.policy.model, self.config.policy.cache and Path(self.config.policy.cache)
+            resolve, self.config.policy.model, Path(self.config.policy.cache) if self.config.policy.cache else None
         )
         self._server = await asyncio.to_thread(Server, self.options, self.config, self.link, folder, self.log)
         self.log.info("gateway.listening", address=self._server.address, keys=not self._server.desk.access.open)
@@ -175,7 +178,8 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _not_found(request: Request, error: HTTPException) -> Response:
+async def _not_found(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
     told = {404: f"there is no {request.url.path}", 405: f"{request.method} is not for {request.url.path}"}
     body = replies.error(told.get(error.status_code, error.detail), "invalid_request_error")
     return JSONResponse(body, error.status_code, error.headers)

@@ -282,7 +282,7 @@ class Api:
         )
 
 
-async def _chain(first: list[News], rest: AsyncIterator[list[News]]) -> AsyncIterator[list[News]]:
+async def _chain(first: list[News], rest: AsyncIterator[list[News]]) -> AsyncGenerator[list[News]]:
     yield first
     async for piece in rest:
         yield piece

@@ -8,7 +8,7 @@ makes going on cheap. Between two calls nothing is left at the generator: who st
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
 import msgspec
@@ -49,7 +49,7 @@ class PolicyStream:
         """The oldest weights that sampled a token."""
         return int(min((version for row in self._columns["versions"] for version in row), default=0))
 
-    async def pieces(self) -> AsyncIterator[list[News]]:
+    async def pieces(self) -> AsyncGenerator[list[News]]:
         """News until every choice has ended. Raises CallError where the pool does not answer."""
         while None in self._finish:
             yield await self._next()
