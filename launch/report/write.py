@@ -11,7 +11,10 @@ from safeladder.launch.top.once import opened
 
 
 def write(runs: Sequence[Path], out: Path, texts: bool = False) -> Path:
-    """The page's path. texts: with examples of prompts and answers, where the runs have logged them. Raises ConfigError for a folder that is no run."""
+    """The page's path. texts: with examples of prompts and answers, where the runs have logged them.
+
+    Raises ConfigError for a folder that is no run.
+    """
     views = [opened(run, texts) for run in runs]
     for view in views:
         view.read()
