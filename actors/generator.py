@@ -36,8 +36,8 @@ class Generator(Actor):
 
     @dataclass
     class Options:
-        """`engine`: a name of `policies/engines`. `max_sequences`, `max_tokens`: rows and KV tokens in the batch at once.
-        `engine_options`: the engine's own.
+        """`engine`: a name of `policies/engines`, or module:Class. `max_sequences`, `max_tokens`: rows and KV tokens in the batch
+        at once. `engine_options`: what that engine alone knows, see docs/engines.md.
 
         pull_weights: from the learner's server (`weights.serve`) also where its folder can be seen. attest_s: for an engine
         to score the probe of a publication.
@@ -125,7 +125,17 @@ class Generator(Actor):
         if unfinished(made.payload):
             self.log.info("group.handed_back", **counts)
             return HandBack("the worker is stopping", made)
-        self.log.info("group.generated", seconds=round(asyncio.get_running_loop().time() - since, 3), **counts)
+        completions = made.payload.completions if isinstance(made.payload, m.Group) else []
+        self.log.info(
+            "group.generated",
+            seconds=round(asyncio.get_running_loop().time() - since, 3),
+            lengths=[len(sequence.token_ids) for sequence in sequences],
+            finishes=[completion.finish for completion in completions],
+            **counts,
+        )
+        if self.config.logs.texts:
+            answers = [completion.text for completion in completions]
+            self.log.info("group.texts", id=delivery.id, prompt=group.record.prompt, answers=answers)
         return made
 
     def _prompt(self, delivery: Delivery) -> list[int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
-import os
 import signal
 import sys
 import threading
@@ -32,10 +31,12 @@ def main() -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    log.info("process.started", pid=os.getpid(), actor="hub")
+    log.info("process.started", actor="hub")
     try:
         config = load_resolved(run.config)
+        logs.limit(config.logs.max_bytes, config.logs.keep)
         keys = load_hub(Path(config.hub.keys)) if config.hub.keys else None
+        logs.hide(*([keys.secret] if keys else []))
         hub = Hub(run.endpoint, options(config, run.path.name), run.journal, keys, sync=config.hub.fsync)
     except (ConfigError, EndpointError, JournalError, KeyFileError) as error:
         log.error("process.failed", error=str(error), kind=type(error).__name__)

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safeladder.actors.actor import Actor, ActorError, Delivery, Keep, Outcome, Reject
-from safeladder.actors.places import Place, Preparation, digest, summarize
+from safeladder.actors.places import Place, Preparation, digest, explain, summarize
 from safeladder.launch.config import ConfigError
 from safeladder.launch.config import digest as config_digest
 from safeladder.launch.rundir import RunDirectory
@@ -36,7 +36,7 @@ from safeladder.policies import staleness
 from safeladder.policies.arrivals import Arrivals
 from safeladder.policies.drift import Drift, DriftBounds
 from safeladder.policies.ledger import Entry, Ledger, VersionCounter
-from safeladder.policies.recipe import from_mapping
+from safeladder.policies.recipe import Rewards, from_mapping
 from safeladder.policies.selection import LengthSelection
 from safeladder.protocol import messages as m
 from safeladder.protocol.chunk_shell import ChunkServer
@@ -44,6 +44,7 @@ from safeladder.protocol.keys import load_secret, load_server
 
 if TYPE_CHECKING:
     from safeladder.actors.training import Training
+    from safeladder.policies.traces import Trace
 
 
 ENDED, STALE, UNINFORMATIVE, REJECTED = "ended early", "stale", "uninformative", "rejected"
@@ -176,7 +177,7 @@ class Learner(Actor):
         if not self._withdraw(place.sequence):  # else the same group under a new lease
             self._selection.draw(place.lengths)
         if not place.informative:
-            self._drop(place.delivery, place.sequence, UNINFORMATIVE)
+            self._drop(place.delivery, place.sequence, UNINFORMATIVE, place.rewards)
         elif self._arrivals.accounted_for(place.sequence):
             self._late = [other for other in self._late if other.id != place.id] + [place]
         else:
@@ -189,14 +190,15 @@ class Learner(Actor):
             self._arrivals.withdraw(number)
         return found
 
-    def _drop(self, delivery: Delivery, number: int, reason: str) -> None:
+    def _drop(self, delivery: Delivery, number: int, reason: str, earned: Rewards | None = None) -> None:
         """Accounts for a group that will not be trained; admission makes up for it."""
         delivery.payload, delivery.arrays = m.Skipped(number, reason), {}  # nothing else of it is needed any more
         self._dropped[delivery.id] = Dropped(delivery, number, reason)
         self._spare.add(delivery.id)
         if not self._arrivals.accounted_for(number):
             self._arrivals.drop(number)
-        self.log.debug("group.dropped", id=delivery.id, sequence=number, reason=reason)
+        said = {} if earned is None else explain(earned)
+        self.log.info("group.dropped", id=delivery.id, sequence=number, reason=reason, **said)
         self._lend_credit()
 
     def _lend_credit(self) -> None:
@@ -276,7 +278,8 @@ class Learner(Actor):
         """Nothing that is older than the bound stays here: it only gets older by waiting. Raises ActorError for a fault."""
         eta = self.config.staleness.eta
         for place in [*self._arrivals.items(), *self._late]:
-            place.staleness = max(staleness.staleness(place.training.versions, self._version), default=0)
+            own = [place.training.own_versions(k) for k in range(len(place.training.versions))]
+            place.staleness = max(staleness.staleness(own, self._version), default=0)
             if place.staleness <= eta:
                 continue
             if place in self._late:
@@ -284,7 +287,7 @@ class Learner(Actor):
                 self._resample(place)
             elif self._staleness.drops:
                 self._arrivals.withdraw(place.sequence)
-                self._drop(place.delivery, place.sequence, STALE)
+                self._drop(place.delivery, place.sequence, STALE, place.rewards)
             elif place.delivery.group.min_version < self._sure_from:
                 self._arrivals.withdraw(place.sequence)
                 self._resample(place)
@@ -366,6 +369,8 @@ class Learner(Actor):
         self._watch_drift(report.engine_drift)
         figures = {**dataclasses.asdict(report), "step": self._step}
         figures |= figures.pop("off_policy")
+        del figures["traces"]
+        self._tell_groups(places, report.traces)
         self.log.info(
             "step.completed",
             steps=self.config.learner.steps,
@@ -383,6 +388,19 @@ class Learner(Actor):
             **summarize(places),
             **figures,
         )
+
+    def _tell_groups(self, places: list[Place], traces: list[Trace]) -> None:
+        """One line a group: all that the step had to do with it."""
+        for place, trace in zip(places, traces, strict=True):
+            self.log.info(
+                "group.trained",
+                id=place.id,
+                step=self._step,
+                published=self._version,
+                staleness=place.staleness,
+                **explain(place.rewards),
+                **dataclasses.asdict(trace),
+            )
 
     def _watch_drift(self, drift: Drift | None) -> None:
         """Says it loudly when an engine no longer computes what the learner does. Training goes on: the corrections see

@@ -49,6 +49,8 @@ class Preparation:
 
     def __init__(self, config: Config, recipe: Recipe, tokenizer: Any) -> None:
         self._config, self._recipe, self._tokenizer = config, recipe, tokenizer
+        sections = config.constraints
+        self._constrained = {*sections, *(section.acts_on for section in sections.values() if section.acts_on)}
         self._credit: Credit | None = None
         if config.learner.dynamic_sampling:
             from safeladder.actors.training import step_options
@@ -70,7 +72,7 @@ class Preparation:
             raise Reject(str(error)) from None
         ends = np.cumsum(arrays["lengths"])[:-1]
         completions = np.split(arrays["completion_ids"], ends)
-        kept = np.split(arrays["kept"].astype(np.bool_), ends) if "kept" in arrays else None
+        kept = np.split(arrays["own"].astype(np.bool_), ends) if "own" in arrays else None
         family = self._recipe.family(group.record.label)
         channels, weights = normalised_apart(earned.terms, family)
         unknown = np.full(len(group.completions), np.nan)
@@ -87,7 +89,7 @@ class Preparation:
             channels=channels,
             channel_weights=weights,
             # a family that does not name a constrained cost has nothing to say of it
-            costs={**dict.fromkeys(self._config.constraints, unknown), **earned.costs},
+            costs={**dict.fromkeys(self._constrained, unknown), **earned.costs},
             thought_lengths=self._thought_lengths(completions, kept),
             qualified=earned.qualified,
         )
@@ -98,7 +100,7 @@ class Preparation:
         if self._credit is None:
             return True
         try:
-            return self._credit.informative(training, self._config.constraints)
+            return self._credit.informative(training, self._constrained)
         except ValueError as error:  # CreditError; its module imports torch
             raise Reject(str(error)) from None
 
@@ -149,6 +151,19 @@ def summarize(places: Sequence[Place]) -> dict[str, Any]:
         "unjudged_samples": sum(len(place.rewards.problems) for place in unjudged),
         "truncated_ratio": round(finishes.count("length") / max(1, len(finishes)), 4),
     }
+
+
+def explain(earned: Rewards) -> dict[str, Any]:
+    """Of each completion of a group for the log: reward and channels, None where there is none, and why not."""
+    return {
+        "rewards": _column(earned.total),
+        "channels": {name: _column(values) for name, values in earned.channels.items()},
+        **({"problems": {str(k): why[:200] for k, why in earned.problems.items()}} if earned.problems else {}),
+    }
+
+
+def _column(values: NDArray[Any]) -> list[float | None]:
+    return [float(f"{value:.5g}") if np.isfinite(value) else None for value in values.tolist()]
 
 
 def _mean(values: Sequence[float]) -> float | None:

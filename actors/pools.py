@@ -45,8 +45,12 @@ class Caller:
 
     async def call(self, asked: Asked, group: m.Group, arrays: codec.Arrays, route: Sequence[str]) -> codec.Parcel:
         """The group as its route left it. Raises CallError."""
-        name = f"{asked.name}/{self._link.boot}/{next(self._numbers)}"
-        parcel = codec.pack(group, arrays, id=name, route=list(route), lane=self._lane)
+        return await self.send(asked.name, group, arrays, route)
+
+    async def send(self, name: str, payload: m.Payload, arrays: codec.Arrays, route: Sequence[str]) -> codec.Parcel:
+        """Any payload on behalf of `name`. Raises CallError."""
+        identity = f"{name}/{self._link.boot}/{next(self._numbers)}"
+        parcel = codec.pack(payload, arrays, id=identity, route=list(route), lane=self._lane)
         return await asyncio.wrap_future(self._link.call(parcel, self._deadline_s))
 
 

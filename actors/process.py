@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import faulthandler
-import os
 import signal
 import sys
 import traceback
@@ -20,7 +19,7 @@ from safeladder.launch import logs
 from safeladder.launch.config import ConfigError, load_resolved
 from safeladder.launch.factory import actor_class, actor_options
 from safeladder.launch.rundir import RunDirectory
-from safeladder.protocol.keys import KeyFileError, load_worker
+from safeladder.protocol.keys import KeyFileError, load_secret, load_worker
 from safeladder.protocol.transport import Link, LinkError, LinkRefused
 
 EXIT_CONFIGURATION = 78
@@ -55,10 +54,12 @@ def main() -> int:
 
 async def _serve(run: RunDirectory, pool_name: str, name: str, log: logs.Logger) -> int:
     config = load_resolved(run.config)
+    logs.limit(config.logs.max_bytes, config.logs.keep)
     pool = config.pools[pool_name]
     kind = actor_class(pool)
     options = actor_options(kind, pool, f"pools.{pool_name}.options")
     keys = load_worker(Path(config.hub.keys), name) if config.hub.keys else None
+    logs.hide(*([keys.secret] if keys else []), *([load_secret(run.weights_key)] if run.weights_key.exists() else []))
     runtime = Runtime(kind)
     link = Link(
         run.endpoint,
@@ -73,7 +74,7 @@ async def _serve(run: RunDirectory, pool_name: str, name: str, log: logs.Logger)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, runtime.stop)
-    log.info("process.started", pid=os.getpid(), actor=f"{kind.__module__}:{kind.__qualname__}", boot=link.boot)
+    log.info("process.started", actor=f"{kind.__module__}:{kind.__qualname__}", link_boot=link.boot)
     try:
         await runtime.run(Context(name, pool, config, run.path, link, log), options)
     finally:

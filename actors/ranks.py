@@ -63,6 +63,7 @@ def main() -> int:
     config = load_resolved(run.config)
     name = f"{chosen.pool}-rank"
     log = logs.configure(run.path.name, name, chosen.rank, run.log(name, chosen.rank))
+    logs.limit(config.logs.max_bytes, config.logs.keep)
     torch.set_num_threads(config.pools[chosen.pool].threads)
     try:
         ranks = Ranks.join(chosen.rank, chosen.world, chosen.meeting, chosen.timeout, chosen.device)

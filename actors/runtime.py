@@ -16,6 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from weakref import WeakValueDictionary
 
+import psutil
+
 from safeladder.actors.actor import Actor, Context, Delivery, Ended, HandBack, Keep, Outcome, Output, Postpone, Reject
 from safeladder.protocol import codec
 from safeladder.protocol import link as links
@@ -36,6 +38,7 @@ class Runtime:
         self._tasks: set[asyncio.Task[None]] = set()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="handle")
         self._busy_since: float | None = None
+        self._process = psutil.Process()
         self._progress = 0
         self._actor: Actor | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -55,7 +58,7 @@ class Runtime:
             self._progress = actor.progress + self.handled
             self._busy_since = time.monotonic() if self._active else None
         busy_s = time.monotonic() - self._busy_since if self._busy_since is not None else 0.0
-        return self._progress, round(busy_s, 3), dict(actor.metrics)
+        return self._progress, round(busy_s, 3), {**actor.metrics, "rss_bytes": float(self._process.memory_info().rss)}
 
     # ----------------------------------------------------------------------------------------------------- the event loop
 

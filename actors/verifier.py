@@ -68,6 +68,11 @@ class VerifierPool(Actor):
             "failed_verdicts": self._failed,
         }
         group = delivery.group
+        self.log.info(
+            "group.judged",
+            id=delivery.id,
+            verdicts=columns([v for given in verdicts for v in given], self.config.logs.texts),
+        )
         return msgspec.structs.replace(group, verdicts=[*group.verdicts, *(v for given in verdicts for v in given)])
 
     def _items(self, delivery: Delivery) -> list[Item]:
@@ -118,3 +123,27 @@ class VerifierPool(Actor):
         for verifier in self._verifiers:
             await asyncio.to_thread(verifier.stop)
         self._cache.close()
+
+
+def columns(verdicts: Sequence[m.Verdict], texts: bool) -> dict[str, dict[str, list[Any]]]:
+    """Verdicts for the log: verifier -> field -> an entry a verdict; a field in which all say nothing is left out.
+
+    `samples` and `statuses` are left out too where they are 0, 1, 2, ... and all "ok". texts: what a judge said, up to 500
+    characters, is told too; it may quote the answer.
+    """
+    found: dict[str, dict[str, list[Any]]] = {}
+    for name in dict.fromkeys(verdict.verifier for verdict in verdicts):
+        own = [verdict for verdict in verdicts if verdict.verifier == name]
+        rows: dict[str, list[Any]] = {
+            "samples": [v.sample for v in own],
+            "statuses": [v.status for v in own],
+            "steps": [v.step for v in own],
+            "scores": [None if v.score is None else round(v.score, 5) for v in own],
+            "labels": [v.label for v in own],
+            "errors": [v.error and v.error[:200] for v in own],
+            "rationales": [v.rationale and v.rationale[:500] if texts else None for v in own],
+        }
+        usual = {"samples": list(range(len(own))), "statuses": ["ok"] * len(own)}
+        found[name] = {key: rows[key] for key in rows if rows[key] != usual.get(key, [None] * len(own))}
+        found[name]["versions"] = list(dict.fromkeys(v.version for v in own))
+    return found

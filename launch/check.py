@@ -23,7 +23,7 @@ from safeladder.launch import tasks
 from safeladder.launch.config import Config, ConfigError, nearest
 from safeladder.launch.factory import actor_class, actor_options
 from safeladder.launch.processes import worker_names
-from safeladder.launch.recipe_files import GENERATOR, LEARNER, REFERENCE
+from safeladder.launch.recipe_files import GENERATOR, LEARNER, REFERENCE, SEARCHER
 from safeladder.launch.terminal import console
 from safeladder.policies import staleness
 from safeladder.protocol.keys import KeyFileError, load_hub, load_worker
@@ -136,6 +136,23 @@ def routes(config: Config) -> Findings:
             yield Finding(
                 "error", f"data.families.{label}", f"no such family in the recipe{nearest(label, list(families))}"
             )
+
+
+def searchers(config: Config) -> Findings:
+    """A searcher on a route makes trajectories: the pools that it calls are there, and none of them waits for it in turn."""
+    consumers = _consumers(config)
+    routed = {queue for family in config.recipe.families.values() for queue in family.route}
+    for name, pool in config.pools.items():
+        if pool.actor != SEARCHER or not routed & set(pool.queues):
+            continue
+        for option in ("generator", "retriever"):
+            queue = str(pool.options.get(option, option))
+            key = f"pools.{name}.options.{option}"
+            if queue in pool.queues:
+                yield Finding("error", key, f"is {queue!r}, the searcher's own queue")
+            elif queue not in consumers:
+                message = f"nobody consumes the queue {queue!r}, which a searcher on a route calls"
+                yield Finding("error", key, message + nearest(queue, list(consumers)))
 
 
 def _verifiers_on_route(config: Config, label: str) -> Findings:
@@ -265,11 +282,11 @@ def learner_rules(config: Config) -> Findings:
     except ValueError as error:
         yield Finding("error", "constraints", str(error))
     costs = {name for family in config.recipe.families.values() for name in family.costs}
-    for name in config.constraints:
-        if name not in costs:
-            yield Finding(
-                "error", f"constraints.{name}", f"no family of the recipe has this cost{nearest(name, sorted(costs))}"
-            )
+    for name, section in config.constraints.items():
+        for key, cost in ((name, name), (f"{name}.acts_on", section.acts_on or name)):
+            if cost not in costs:
+                message = f"no family of the recipe has the cost {cost!r}{nearest(cost, sorted(costs))}"
+                yield Finding("error", f"constraints.{key}", message)
     if list(config.learner.advantage) != ["gdpo"]:
         for label, family in config.recipe.families.items():
             for verifier in (name for name, term in family.terms.items() if term.apart):
@@ -396,5 +413,5 @@ def data(config: Config) -> Findings:
 
 
 CHECKS: Final[tuple[Callable[[Config], Findings], ...]] = (
-    actors, devices, routes, capacity, learner_rules, endpoint, disk, memory, data,
+    actors, devices, routes, searchers, capacity, learner_rules, endpoint, disk, memory, data,
 )  # fmt: skip

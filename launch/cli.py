@@ -71,16 +71,35 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("folders", metavar="RUN", nargs="+", type=Path)
     report.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE")
     report.add_argument("--texts", action="store_true", help="with examples, where the run has logged texts")
-    ask = add("ask", _ask, "ask the searcher of a run")
-    ask.add_argument("text")
-    ask.add_argument("--run", type=Path, required=True)
-    ask.add_argument("--candidates", type=int, default=4, help="answers that are sampled and judged")
-    ask.add_argument("--all", action="store_true", help="show every candidate with its score and label")
+    _add_ask(add("ask", _ask, "ask a run, and watch the search for an answer"))
+    serve = add("serve", _serve, "serve a run to OpenAI clients, and a console for people")
+    serve.add_argument("folder", metavar="RUN", type=Path, help="a live run, or one that has ended")
+    serve.add_argument("--host", help="where to listen; beyond 127.0.0.1 only with keys")
+    serve.add_argument("--port", type=int, help="0: any free one; 8000 where nothing else is said")
+    serve.add_argument(
+        "--key-file", type=Path, metavar="FILE", help="API keys, a line each: `OWNER KEY`, or a key alone"
+    )
     _add_verify(add("verify", _verify, "run a verifier over JSON lines, and measure it where they are labelled"))
-    train = add("train-verifier", _train_verifier, "train a verifier, and report how it does on rows it never saw")
-    train.add_argument("file", metavar="CONFIG", type=Path, help="YAML with `kind:` and what that kind takes")
-    train.add_argument("overrides", nargs="*", metavar="key=value")
+    _add_training(
+        add("train-verifier", _train_verifier, "train a verifier, and report how it does on rows it never saw")
+    )
     _add_scenarios(add("scenarios", _scenarios, "write value scenarios from principles, as task records"))
+    for name, run, help in (
+        ("why", _why, "the life of a sample: waits, verdicts, rewards, its part in a step, or its end"),
+        ("where", _where, "in which queue or lease a work is"),
+    ):
+        lineage = add(name, run, help)
+        lineage.add_argument("folder", metavar="RUN", type=Path)
+        lineage.add_argument(
+            "id", metavar="ID", help="a work, its number or the end of its id; ID#k: its k-th completion"
+        )
+    for name, run, help in (
+        ("who-waits", _who_waits, "who waits for whom, and the one thing behind it"),
+        ("health", _health, "what the health rules find in a run's logs"),
+    ):
+        add(name, run, help).add_argument("folder", metavar="RUN", type=Path)
+    events = add("events", _events, "list the events of the logs: who says what, with which fields")
+    events.add_argument("--markdown", action="store_true", help="as the page docs/events.md")
     dead = add("dead", _dead, "list what was set aside after failing too often, or put it back")
     dead.add_argument("folder", metavar="RUN", type=Path)
     dead.add_argument("--requeue", metavar="ID", help="put this one back, or `all`")
@@ -89,6 +108,22 @@ def _parser() -> argparse.ArgumentParser:
     keys.add_argument("--config", default="embedded", help="the cluster.yaml whose workers get keys")
     add("schema", _schema, "print the JSON Schema of the wire")
     return parser
+
+
+def _add_ask(ask: argparse.ArgumentParser) -> None:
+    ask.add_argument("text")
+    ask.add_argument("--run", type=Path, required=True)
+    ask.add_argument("--strategy", default="", help="of policies/search; the searcher's own where none is named")
+    ask.add_argument(
+        "--option", dest="options", action="append", default=[], metavar="KEY=VALUE", help="of the strategy"
+    )
+    ask.add_argument("--candidates", type=int, default=4, help="answers that best_of_n samples and judges")
+    ask.add_argument("--max-new-tokens", type=int, default=128, help="of the answer")
+    ask.add_argument("--seed", type=int, default=0)
+    ask.add_argument("--all", action="store_true", help="print every candidate with its score and label")
+    ask.add_argument(
+        "--json", action="store_true", help="print the answer with its whole tree as JSON, and nothing else"
+    )
 
 
 def _add_verify(verify: argparse.ArgumentParser) -> None:
@@ -129,13 +164,28 @@ def _add_scenarios(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=int, default=0)
 
 
-def _train_verifier(chosen: argparse.Namespace) -> int:
-    from safeladder.launch.train_verifier import plan
+def _add_training(training: argparse.ArgumentParser) -> None:
+    training.add_argument("file", metavar="CONFIG", type=Path, help="YAML with `kind:` and what that kind takes")
+    training.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="not of kind `heads`, which has the options"
+    )
+    training.add_argument("--data", type=Path, help="heads: folder of the sets, in place of the configuration's")
+    training.add_argument("--out", type=Path, help="heads: where the result goes, without suffix")
+    training.add_argument("--cache", type=Path, help="heads: folder that keeps encoded texts for a second training")
+    training.add_argument("--no-folds", action="store_true", help="heads: no trainings without some sources")
 
-    structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(20)
-    )  # here the progress is what there is to see
-    planned = plan(chosen.file, chosen.overrides)
+
+def _train_verifier(chosen: argparse.Namespace) -> int:
+    from safeladder.launch import train_verifier
+    from safeladder.launch.config import parse
+
+    if train_verifier.kind_of(parse(chosen.file), chosen.file) == "heads":
+        found = train_verifier.train_heads(chosen.file, chosen.data, chosen.out, chosen.cache, not chosen.no_folds)
+        train_verifier.show_heads(found, sys.stdout)
+        return 0
+    # here the progress is what there is to see
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(20))
+    planned = train_verifier.plan(chosen.file, chosen.overrides)
     report = planned.train(planned.config)
     print(report.markdown())
     print(f"written to {report.folder}")
@@ -248,16 +298,106 @@ def _report(chosen: argparse.Namespace) -> int:
 
 
 def _ask(chosen: argparse.Namespace) -> int:
+    import msgspec
+
     from safeladder.launch.ask import ask
+    from safeladder.launch.ask_report import Report
     from safeladder.launch.rundir import RunDirectory
+    from safeladder.launch.verify import options_of
     from safeladder.protocol.messages import Question
 
-    answer = ask(RunDirectory(chosen.run), Question(chosen.text, candidates=chosen.candidates))
+    question = Question(
+        chosen.text,
+        candidates=chosen.candidates,
+        max_new_tokens=chosen.max_new_tokens,
+        seed=chosen.seed,
+        strategy=chosen.strategy,
+        options=options_of(chosen.options),
+    )
+    report = Report(sys.stderr)
+    answer = ask(RunDirectory(chosen.run), question, None if chosen.json else report.step)
+    if chosen.json:
+        print(msgspec.json.format(msgspec.json.encode(answer)).decode())
+        return 0
+    report.finish(answer)
     print(answer.text)
     for candidate in answer.candidates if chosen.all else []:
         score = "not accepted" if candidate.score is None else f"{candidate.score:.3f}"
         print(f"\n[{score}, {candidate.label or 'no label'}, version {candidate.version}] {candidate.text}")
     return 0
+
+
+def _serve(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.gateway import given_options, serve
+    from safeladder.launch.rundir import RunDirectory
+
+    def tell(address: str) -> None:
+        print(f"serving {chosen.folder} at {address} (OpenAI clients: {address}/v1); Ctrl-C ends it", flush=True)
+
+    serve(RunDirectory(chosen.folder), given_options(chosen.host, chosen.port, chosen.key_file), tell)
+    return 0
+
+
+def _events(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.catalogue import EVENTS, markdown
+
+    if chosen.markdown:
+        print(markdown(), end="")
+        return 0
+    for event in EVENTS.values():
+        print(f"{event.name:26}{event.said_by}: {event.meaning}")
+    return 0
+
+
+def _why(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.lineage import why
+    from safeladder.launch.rundir import RunDirectory
+
+    for line in why(RunDirectory(chosen.folder), chosen.id):
+        print(line)
+    return 0
+
+
+def _where(chosen: argparse.Namespace) -> int:
+    import time
+
+    from safeladder.launch.lineage import where
+    from safeladder.launch.rundir import RunDirectory
+
+    print(where(RunDirectory(chosen.folder), chosen.id, time.time()))
+    return 0
+
+
+def _who_waits(chosen: argparse.Namespace) -> int:
+    import time
+
+    from safeladder.launch.ask import is_live
+    from safeladder.launch.diagnosis import who_waits
+    from safeladder.launch.rundir import RunDirectory
+
+    run = RunDirectory(chosen.folder)
+    waits = who_waits(run, time.time() if is_live(run) else None)
+    print(f"{waits.kind}: {waits.cause}")
+    for line in waits.waits:
+        print(f"  {line}")
+    return 0
+
+
+def _health(chosen: argparse.Namespace) -> int:
+    from datetime import UTC, datetime
+
+    from safeladder.launch.diagnosis import health
+    from safeladder.launch.rundir import RunDirectory
+
+    found = list(health(RunDirectory(chosen.folder)))
+    for at, step, finding, lasts in found:
+        when = datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+        after = "" if step is None else f", after step {step}"
+        print(f"{when}{after}: {finding.rule} {finding.subject}: {finding.found}{'' if lasts else ' (over)'}")
+        print(f"  {finding.advice}")
+    if not found:
+        print("no rule is broken")
+    return 1 if any(lasts for _, _, _, lasts in found) else 0
 
 
 def _dead(chosen: argparse.Namespace) -> int:

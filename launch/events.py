@@ -2,39 +2,107 @@
 
 from __future__ import annotations
 
+import contextlib
+import heapq
+import math
+import os
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 
 Event = dict[str, Any]
+_File = tuple[int, int]  # device and inode
 _decoder = msgspec.json.Decoder(dict[str, Any])
 
 
 class Tail:
     """Follows the files that match `pattern` in a folder; `read` gives the events that are new since the last call.
 
-    A line is read once it is whole. One that is no JSON object (a crash tore it) is passed over and counted in `torn`.
+    A line is read once it is whole. One that is no JSON object (a crash tore it) is passed over and counted in `torn`. A file that
+    is rotated (`log_file.py`) is followed under its new name: what is remembered is the file, not its name.
     """
 
     def __init__(self, folder: Path, pattern: str = "*.jsonl", from_end: bool = False) -> None:
         """from_end: what stands in the files already is not read (a resumed run's past)."""
         self._folder, self._pattern = folder, pattern
-        self._offsets: dict[Path, int] = {}
+        self._offsets: dict[_File, int] = {}
+        self._seen: dict[_File, int] = {}  # file -> the reading that met it last
+        self._readings = 0
         self.torn = 0
         if from_end:
-            self._offsets = {path: path.stat().st_size for path in folder.glob(pattern)}
+            for path in files(folder, pattern):
+                status = path.stat()
+                self._offsets[status.st_dev, status.st_ino] = status.st_size
 
     def read(self) -> Iterator[Event]:
-        for path in sorted(self._folder.glob(self._pattern)):
-            with path.open("rb") as file:
-                file.seek(self._offsets.get(path, 0))
-                for line in file:
-                    if not line.endswith(b"\n"):
-                        break
-                    self._offsets[path] = self._offsets.get(path, 0) + len(line)
-                    try:
+        self._readings += 1
+        for path in files(self._folder, self._pattern):
+            try:
+                file = path.open("rb")
+            except FileNotFoundError:  # rotated away since it was listed: the next reading finds it
+                continue
+            with file:
+                status = os.fstat(file.fileno())
+                key = (status.st_dev, status.st_ino)
+                self._seen[key] = self._readings
+                if self._offsets.get(key, 0) > status.st_size:  # another file with the number of one that is gone
+                    self._offsets[key] = 0
+                if self._offsets.get(key, 0) < status.st_size:
+                    yield from self._lines(file, key)
+        for key in [key for key, met in self._seen.items() if met < self._readings - 2]:
+            del self._seen[key]
+            self._offsets.pop(key, None)
+
+    def _lines(self, file: BinaryIO, key: _File) -> Iterator[Event]:
+        file.seek(self._offsets.get(key, 0))
+        for line in file:
+            if not line.endswith(b"\n"):
+                break
+            self._offsets[key] = self._offsets.get(key, 0) + len(line)
+            try:
+                yield _decoder.decode(line)
+            except msgspec.DecodeError:
+                self.torn += 1
+
+
+def files(folder: Path, pattern: str = "*.jsonl") -> list[Path]:
+    """The files that match, each after its own closed segments, oldest first."""
+    found = [*folder.glob(pattern), *(path for path in folder.glob(f"{pattern}.*") if path.suffix[1:].isdigit())]
+    return sorted(found, key=_age)
+
+
+def _age(path: Path) -> tuple[str, float]:
+    closed = path.suffix[1:].isdigit()
+    return (path.stem if closed else path.name, int(path.suffix[1:]) if closed else math.inf)
+
+
+def merged(folder: Path, pattern: str = "*.jsonl", holding: bytes = b"") -> Iterator[Event]:
+    """Every event of all files in order of time, read as a stream; of lines that hold these bytes alone, where some are given."""
+    logs: dict[str, list[Path]] = {}
+    for path in files(folder, pattern):
+        logs.setdefault(_age(path)[0], []).append(path)
+    yield from heapq.merge(*(_events(parts, holding) for parts in logs.values()), key=_when)
+
+
+def _events(paths: list[Path], holding: bytes) -> Iterator[Event]:
+    for path in paths:
+        with path.open("rb") as file:
+            for line in file:
+                if holding in line and line.endswith(b"\n"):
+                    with contextlib.suppress(msgspec.DecodeError):  # torn by a crash
                         yield _decoder.decode(line)
-                    except msgspec.DecodeError:
-                        self.torn += 1
+
+
+def _when(event: Event) -> str:
+    return str(event.get("ts", ""))
+
+
+def seconds(event: Event) -> float:
+    """Its time, in seconds since 1970; 0 for a line that has none."""
+    try:
+        return datetime.fromisoformat(str(event["ts"])).timestamp()
+    except (KeyError, ValueError):
+        return 0.0

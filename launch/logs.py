@@ -4,8 +4,9 @@ Every line has `ts` (UTC, milliseconds), `mono_ns`, `level`, `event` (noun.verb)
 (new for each process start), `pid` and `seq` (a gap proves a lost line). What libraries say through `logging` or
 `warnings` becomes `library.logged`.
 
-A log must not stop a run: a line that cannot be written (a full disk) is dropped and counted, and the next that can
-be says how many.
+A log must not stop a run: lines go through a queue to a thread (`log_file.py`); one that cannot be written is dropped and
+counted, and the next that can be says how many. Secrets that were named (`hide`), and what the environment holds under names
+such as `JUDGE_API_KEY`, never stand in a line.
 """
 
 from __future__ import annotations
@@ -13,24 +14,37 @@ from __future__ import annotations
 import itertools
 import logging
 import os
+import re
 import time
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-import msgspec
 import structlog
 from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
 
+from safeladder.launch.log_file import LineFile
+
+__all__ = ["LineFile", "Logger", "configure", "flush", "hide", "limit"]
+
 Logger = FilteringBoundLogger
 
+_SECRET_NAME: Final = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS)$", re.IGNORECASE)
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+
+
+_file: LineFile | None = None  # where this process logs to
 
 
 def configure(run: str, role: str, replica: int, path: Path, level: str = "info") -> Logger:
     """Sends every log line of this process to `path`. Call once, before the process does anything else."""
+    global _file
     path.parent.mkdir(parents=True, exist_ok=True)
+    if _file is not None:
+        _file.close()
+    _file = LineFile(path)
+    hide(*(value for name, value in os.environ.items() if _SECRET_NAME.search(name)))
     identity = {"run": run, "role": role, "replica": replica, "boot": uuid.uuid4().hex[:12], "pid": os.getpid()}
     structlog.configure(
         processors=[
@@ -40,7 +54,7 @@ def configure(run: str, role: str, replica: int, path: Path, level: str = "info"
             _Stamp(identity),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        logger_factory=LineFile(path),
+        logger_factory=_file,
         cache_logger_on_first_use=False,  # module-level loggers made before this call must follow it
     )
     logging.basicConfig(handlers=[_Library()], level=logging.WARNING, force=True)
@@ -49,28 +63,22 @@ def configure(run: str, role: str, replica: int, path: Path, level: str = "info"
     return logger
 
 
-class LineFile:
-    """An append-only file of lines; also the factory that structlog asks for a logger. Safe to use from any thread."""
+def limit(max_bytes: int, keep: int) -> None:
+    """How large a segment of this process's log may grow, and how many closed ones stay."""
+    if _file is not None:
+        _file.max_bytes, _file.keep = max_bytes, keep
 
-    def __init__(self, path: Path) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        self._dropped = 0
 
-    def __call__(self, *_: Any) -> LineFile:
-        return self
+def hide(*secrets: str | bytes) -> None:
+    """From now on none of these stands in a line of this process's log."""
+    if _file is not None:
+        _file.hide(*secrets)
 
-    def write(self, **event: Any) -> None:
-        if self._dropped:
-            event["dropped_lines"] = self._dropped
-        line = msgspec.json.encode(event, enc_hook=repr) + b"\n"
-        try:
-            os.write(self._file, line)
-        except OSError:
-            self._dropped += 1
-        else:
-            self._dropped = 0
 
-    debug = info = warning = error = critical = exception = write
+def flush() -> None:
+    """Waits some seconds at most until what was logged is in the file."""
+    if _file is not None:
+        _file.flush()
 
 
 class _Stamp:

@@ -7,7 +7,8 @@ a `base` again. What stands nearer to the configuration is laid over what it is 
     null                    takes the family, term or cost out
     a route                 replaces the route
 
-A family without a route visits the generator, the pools that run the verifiers it needs, the reference, the learner.
+A family without a route visits the generator (a searcher, where its reward is that of a deliberation), the pools that run the
+verifiers it needs, the reference, the learner.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from typing import Any, Final
 
 from safeladder.launch.sections import Config, Family
 
-GENERATOR, REFERENCE, LEARNER = (
-    f"safeladder.actors.{module}" for module in ("generator:Generator", "reference:Reference", "learner:Learner")
+GENERATOR, SEARCHER, REFERENCE, LEARNER = (
+    f"safeladder.actors.{module}"
+    for module in ("generator:Generator", "searcher:Searcher", "reference:Reference", "learner:Learner")
 )
+DELIBERATION: Final = "deliberation"  # the term that only a searcher's trajectories can earn
 _SUFFIX: Final = ".yaml"
 
 Layer = dict[str, Any]
@@ -105,15 +108,18 @@ def _laid_over(under: Mapping[str, Any], over: Any, place: str) -> Any:
 
 
 def implied_route(config: Config, family: Family) -> list[str]:
-    """Generator, then in the pools' order those that run a verifier the family needs, reference if asked for, learner.
+    """Generator (or searcher, for a family with the term `deliberation`), verifier pools, reference if asked for, learner.
 
-    Of several pools that run the same verifier the first counts. Empty where there is no generator or no learner.
+    Verifier pools are those that run a verifier the family needs, in the pools' order.
+    Of several pools that run the same verifier the first counts. Empty where there is no first or no last of these.
     """
     queue = {
         kind: next((pool.queues[0] for pool in config.pools.values() if pool.actor == kind and pool.replicas), None)
-        for kind in (GENERATOR, REFERENCE, LEARNER)
+        for kind in (GENERATOR, SEARCHER, REFERENCE, LEARNER)
     }
     first, reference, last = queue[GENERATOR], queue[REFERENCE], queue[LEARNER]
+    if DELIBERATION in family.terms:
+        first = queue[SEARCHER]
     if first is None or last is None:
         return []
     route = [first]

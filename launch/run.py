@@ -17,10 +17,12 @@ import msgspec
 from safeladder.launch import logs, summary
 from safeladder.launch.config import Config, ConfigError, load, save_resolved
 from safeladder.launch.guardian import Guardian
+from safeladder.launch.monitor import Monitor
 from safeladder.launch.processes import plan
 from safeladder.launch.progress import StepProgress
 from safeladder.launch.rundir import RunDirectory, RunInfo
 from safeladder.launch.supervisor import Outcome, Supervisor
+from safeladder.launch.waits import Layout
 from safeladder.launch.watch import Watch
 from safeladder.protocol.keys import ensure_secret
 from safeladder.protocol.messages import SCHEMA, json_schema
@@ -65,8 +67,9 @@ def launch(config: Config, run: RunDirectory, stream: TextIO) -> Outcome:
     with _locked(run):
         resumed = run.info_file.exists()
         save_resolved(config, run.config)
-        ensure_secret(run.weights_key)
         log = logs.configure(run.path.name, "launcher", 0, run.log("launcher", 0))
+        logs.limit(config.logs.max_bytes, config.logs.keep)
+        logs.hide(ensure_secret(run.weights_key))
         endpoint, folder = _endpoint(config)
         started = datetime.now(UTC).isoformat(timespec="seconds")
         run.write_info(RunInfo(endpoint, os.getpid(), started, SCHEMA))
@@ -77,6 +80,7 @@ def launch(config: Config, run: RunDirectory, stream: TextIO) -> Outcome:
         if folder:
             guardian.remove(folder)
         progress = StepProgress(run.path / "logs", config.learner.steps, stream, from_end=resumed)
+        monitor = Monitor(run.path / "logs", Layout.of(config), from_end=resumed)
         watch = Watch(config, run, guardian)
         supervisor = Supervisor(plan(config, run), guardian, watch.on_exit, watch.stalled, progress.notice)
         try:
@@ -84,6 +88,7 @@ def launch(config: Config, run: RunDirectory, stream: TextIO) -> Outcome:
         finally:
             watch.close()
             progress.close()
+            monitor.close()
             guardian.close()
         summary.write(run, outcome, time.monotonic() - begun)
         return outcome

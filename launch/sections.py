@@ -183,6 +183,7 @@ class Constraint:
     derivative: float = _bounded(0.01, low=0)
     smoothing: float = _bounded(0.95, low=0)
     derivative_delay: int = _bounded(10, low=1)
+    acts_on: str | None = None
 
 
 @dataclass
@@ -293,6 +294,18 @@ class Pool:
 
 
 @dataclass
+class Logs:
+    """Of each process: a segment is closed at `max_bytes`, `keep` closed ones stay; the oldest is removed, and what it told with it.
+
+    texts: prompts, answers and what judges said are logged too (`group.texts`, rationales in `group.judged`).
+    """
+
+    max_bytes: int = _bounded(256 * 2**20, low=4096)
+    keep: int = _bounded(16, low=1)
+    texts: bool = False
+
+
+@dataclass
 class Config:
     """The whole file. Made by `load`, which checks it; a field changed by hand afterwards is not checked again."""
 
@@ -307,3 +320,4 @@ class Config:
     weights: Weights = field(default_factory=Weights)
     recipe: Recipe = field(default_factory=Recipe)
     pools: dict[str, Pool] = field(default_factory=dict)
+    logs: Logs = field(default_factory=Logs)

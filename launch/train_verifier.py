@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from safeladder.launch.config import ConfigError, nearest, parse, typed
+from safeladder.launch.terminal import console
 from safeladder.verifiers.training import KINDS
 from safeladder.verifiers.training.stages.held_out import HeldOut
 
@@ -22,14 +23,53 @@ class Plan:
     train: Callable[[Any], HeldOut]
 
 
-def plan(path: Path, overrides: Sequence[str] = ()) -> Plan:
-    """Reads a file with `key=value` overrides on top. Raises ConfigError with the nearest known kind or key."""
-    raw = parse(path, overrides)
-    kind = raw.pop("kind", None)
+def kind_of(raw: Mapping[str, Any], path: Path) -> str:
+    """The kind that a configuration names. Raises ConfigError with the nearest known one."""
+    kind = raw.get("kind")
     if kind is None:
         raise ConfigError(f"{path}: kind: is missing; known are {', '.join(sorted(KINDS))}")
     if kind not in KINDS:
         raise ConfigError(f"{path}: kind: unknown kind {str(kind)!r}{nearest(str(kind), KINDS)}")
+    return str(kind)
+
+
+def plan(path: Path, overrides: Sequence[str] = ()) -> Plan:
+    """Reads a file with `key=value` overrides on top. Raises ConfigError with the nearest known kind or key.
+
+    Of every kind but `heads`, which reads its own file (`train_heads`).
+    """
+    raw = parse(path, overrides)
+    kind = kind_of(raw, path)
+    del raw["kind"]
     module = importlib.import_module(KINDS[kind])
     config = typed(raw, module.Config, str(path))
     return Plan(kind, config, module.train)
+
+
+# ------------------------------------------------------------------------------------------------ the embedded heads
+
+
+def train_heads(path: Path, data: Path | None, out: Path | None, cache: Path | None, folds: bool) -> dict[str, Any]:
+    """The held-out report of the heads. Raises ConfigError for a configuration that cannot be followed."""
+    from safeladder.verifiers.training import config, heads
+
+    try:
+        return heads.train(path, data, out, cache, folds)
+    except config.ConfigError as error:
+        raise ConfigError(str(error)) from error
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no file {error.filename}; --data DIR names the folder of the sets") from error
+
+
+def show_heads(found: dict[str, Any], out: TextIO) -> None:
+    """One line a head and slice that counts: the whole, and each language."""
+    terminal = console(out)
+    terminal.print(f"version {found['version']}", markup=False)
+    for name, result in found["heads"].items():
+        for label in ("all", "en", "zh"):
+            figures = result["slices"].get(label, {})
+            said = "  ".join(
+                f"{key} {figures[key]:g}" for key in ("rows", "auroc", "accuracy", "f1", "ece") if key in figures
+            )
+            if said:
+                terminal.print(f"{name} [{label}]  {said}", markup=False)

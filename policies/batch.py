@@ -80,6 +80,10 @@ class TrainingGroup:
         """[n_k], which tokens of a completion are the policy's own."""
         return np.ones(len(self.completion_ids[sample]), np.bool_) if self.kept is None else self.kept[sample]
 
+    def own_versions(self, sample: int) -> NDArray[np.int32]:
+        """Weight versions of the tokens of a completion that the policy sampled: what its age follows from."""
+        return self.versions[sample][self.kept_of(sample)]
+
 
 def encode(batch: Sequence[TrainingGroup]) -> bytes:
     """A batch as msgpack, for the other ranks of a learner."""

@@ -45,6 +45,8 @@ class ConstraintOptions:
     window: completions that the estimate is over. min_episodes: with fewer known ones nothing moves. delay: steps before the
     first move. fresh_only: completions older than the policy are not counted, in place of being weighted.
     smoothing: of P and D, in [0, 1), 0 is none; derivative_delay: steps over which D looks back.
+    acts_on: the cost whose advantages the multiplier weighs, where that is not the one that is limited (Deliberative Searcher, arXiv
+    2507.16727: lambda weighs reliability and follows the rate of false certainty). None: the limited one.
 
     Raises ValueError, naming the key, for values that make no sense.
     """
@@ -64,6 +66,7 @@ class ConstraintOptions:
     derivative: float = 0.01
     smoothing: float = 0.95
     derivative_delay: int = 10
+    acts_on: str | None = None
 
     def __post_init__(self) -> None:
         methods = get_args(Method)
@@ -193,6 +196,10 @@ class Constraints:
     def multipliers(self) -> dict[str, float]:
         """The multipliers for the next step."""
         return {name: constraint.multiplier for name, constraint in self._constraints.items()}
+
+    def acting(self) -> dict[str, str]:
+        """Constraint -> the cost that its multiplier weighs."""
+        return {name: constraint.options.acts_on or name for name, constraint in self._constraints.items()}
 
     def combine(self, advantages: Tensor, cost_advantages: Mapping[str, Tensor]) -> Tensor:
         """(A_R - sum lambda_d A_C,d) / (1 + sum lambda_d); all of one shape. The division keeps the scale of a step."""

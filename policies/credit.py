@@ -77,7 +77,7 @@ class Credit:
         spread = [_over_tokens(c, group, self._dense) for c, group in zip(columns, batch, strict=True)]
         if constraints is None:
             return spread
-        costs = [self._costs(group, constraints.multipliers()) for group in batch]
+        costs = [self._costs(group, constraints.acting()) for group in batch]
         return [
             [
                 constraints.combine(advantage, {name: values[k] for name, values in cost.items()}).float()
@@ -140,15 +140,15 @@ class Credit:
         return Dense(values=values, kl=kl, log_ratio=None if log_ratios is None else list(log_ratios), kept=kept)
 
     @staticmethod
-    def _costs(group: TrainingGroup, multipliers: Mapping[str, float]) -> dict[str, list[Tensor]]:
-        """Every constrained cost's advantages of a group, [n_k] each."""
+    def _costs(group: TrainingGroup, acting: Mapping[str, str]) -> dict[str, list[Tensor]]:
+        """For every constraint the advantages of the cost that it acts on, [n_k] each."""
         spread = {}
-        for name in multipliers:
-            if name not in group.costs:
+        for name, weighed in acting.items():
+            if weighed not in group.costs:
                 raise CreditError(
-                    f"group {group.id} has no cost {name!r}, which a constraint limits; its family lacks it"
+                    f"group {group.id} has no cost {weighed!r}, which a constraint limits; its family lacks it"
                 )
-            cost = torch.from_numpy(group.costs[name].astype(np.float64))
+            cost = torch.from_numpy(group.costs[weighed].astype(np.float64))
             known = torch.isfinite(cost) & torch.from_numpy(group.valid)
             (column,) = grpo([Scores(rewards=torch.nan_to_num(cost), valid=known)])
             spread[name] = _over_tokens(column, group, dense=False)

@@ -17,6 +17,7 @@ from safeladder.policies.corrections import Diagnostics, Ratios, diagnose
 from safeladder.policies.drift import Drift, measure
 from safeladder.policies.loss import PackLoss, Sample
 from safeladder.policies.ranks import Ranks
+from safeladder.policies.traces import Trace, traces
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class StepReport:
     that went through the forward; prompt_tokens: each prompt once. updates: optimizer steps. sequence_log_ratios: sum of
     ln proximal - ln behaviour of each completion, by group, NaN where it did not go through the forward. engine_drift: what the
     engine makes of the learner's own version, None where nothing could be compared (`drift`). seconds: by phase.
+    traces: what became of each group's completions, in order of the batch.
     """
 
     step: int
@@ -57,6 +59,7 @@ class StepReport:
     constraints: dict[str, dict[str, Any]]
     engine_drift: Drift | None
     seconds: dict[str, float]
+    traces: list[Trace]
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class Tally:
     filtered: Counter[str] = field(default_factory=Counter)
     scored: list[Scored] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
+    shares: dict[tuple[int, int], float] = field(default_factory=dict)  # of the first epoch, by (group, completion)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -149,13 +153,14 @@ class Tally:
         reference_kl: float,
         version: int,
         batch: Sequence[TrainingGroup],
+        samples: Sequence[Sample],
         zero_spread: int,
         constraints: dict[str, dict[str, Any]],
     ) -> StepReport:
         kept = _flat([s.sample.kept for s in self.scored]).bool()
         logprobs = _flat([s.logprobs for s in self.scored])[kept]
         trained = int(kept.sum())
-        ages = [version - int(v) for group in batch for column in group.versions for v in column]
+        ages = [version - int(v) for g in batch for k in range(len(g.versions)) for v in g.own_versions(k)]
         ratios = Ratios(
             log_ratio=_flat([s.log_ratio for s in self.scored]),
             advantages=_flat([s.sample.advantages for s in self.scored]),
@@ -187,6 +192,9 @@ class Tally:
             constraints=constraints,
             engine_drift=measure(self._comparable(version)),
             seconds=self.seconds,
+            traces=traces(
+                batch, samples, {(s.sample.place, s.sample.index): s.weights for s in self.scored}, self.shares
+            ),
         )
 
 

@@ -145,6 +145,7 @@ class LearnerStep:
             self.options.reference_kl,
             version,
             batch,
+            samples,
             _without_spread(samples, len(batch)),
             self.constraints.report() if self.constraints else {},
         )
@@ -235,6 +236,8 @@ class LearnerStep:
             self.options.max_completion_tokens,
         )
         share_of = {(s.place, s.index): share for s, share in zip(counted, shares, strict=True)}
+        if epoch == 0:
+            tally.shares.update(share_of)
         packs = self._packs([sample for sample in chosen if sample.place in part])
         self._accumulate(packs, share_of, epoch, version, tally)
         with self.ranks.noticing("an update"), tally.phase("optimizer"):
@@ -317,7 +320,7 @@ class LearnerStep:
         if self.constraints is not None:
             weights = tally.sequence_weights()
             episodes = [(place, k) for place, group in enumerate(batch) for k in range(len(group.completion_ids))]
-            ages = [version - int(batch[p].versions[k].min(initial=version)) for p, k in episodes]
+            ages = [version - int(batch[p].own_versions(k).min(initial=version)) for p, k in episodes]
             self.constraints.update(
                 self.steps_done,
                 {

@@ -39,6 +39,7 @@ class Item:
     journaled: bool = True
     accepted_at: float = 0.0
     entered_at: float = 0.0
+    leased_at: float = 0.0
     deadline: float | None = None
 
     @property

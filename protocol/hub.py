@@ -16,6 +16,7 @@ What it promises:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,11 +27,14 @@ from safeladder.protocol import codec
 from safeladder.protocol import journal as j
 from safeladder.protocol import messages as m
 from safeladder.protocol.board import Board, Item
+from safeladder.protocol.hops import Hops
 
 Message = list[codec.Frame]
 
 MAX_TOPICS_BYTES = m.MAX_BODY_BYTES // 4
 MAX_TOPIC_DEPTH = 32
+MAX_SCANNED = 10_000  # works looked at for the oldest that are under way
+SHOWN_WORKS = 3
 MAX_REMEMBERED = 100_000  # closed leases, and publications
 
 
@@ -104,6 +108,7 @@ class HubCore:
         self._takers: dict[str, list[Worker]] = {}  # queue -> who works on it
         self._closed_leases: dict[int, None] = {}  # the last ones, to tell a duplicate from a stale answer
         self._published: dict[tuple[str, str], None] = {}  # the last ones: a repetition must not undo a newer value
+        self._hops = Hops()
         self._ticked_at = now
         self._tokens = boot << 32
         self._claims_until = now + options.adopt_grace_s if self.board.items else 0.0
@@ -157,6 +162,12 @@ class HubCore:
             for item in [item for item in calls.values() if item.deadline is not None and now > item.deadline]:
                 self._answer_call(item, None, f"deadline of {item.root.work.deadline_s} s passed at {item.queue!r}")
         self._grant(now)
+        self.tell_hops()
+
+    def tell_hops(self) -> None:
+        """Makes an event of what became of works since the last time. Each tick does; the shell does at the end."""
+        if rows := self._hops.take():
+            self._event("work.hops", rows=rows)
 
     def _excuse(self, gap: float) -> None:
         """Time in which the hub itself stood still (disk full, process paused) is nobody's silence.
@@ -213,6 +224,7 @@ class HubCore:
             if self.board.claim(item, entry.lease, entry.stop):
                 if before is not None:
                     self._forget(before)
+                item.leased_at = now
                 self._hold(worker, entry.lease, item.id, now)
         return [token for token in worker.leases if token in named]
 
@@ -243,7 +255,7 @@ class HubCore:
             case m.Publish():
                 self._publish(worker, body)
             case m.Query():
-                self._send(worker.peer, m.Report(body.request, self._report(body.what, now)))
+                self._send(worker.peer, m.Report(body.request, self.report(body.what, now)))
             case m.Command():
                 self._send(worker.peer, m.Report(body.request, self._command(worker, body, now)))
             case m.Bye():
@@ -276,9 +288,13 @@ class HubCore:
                 self._ack(worker, submit.request, "refused", detail)
                 return
         for parcel in {parcel.work.id: parcel for parcel in fresh}.values():
-            self._record(self.board.accept(parcel, now))
+            self._accept(parcel, now)
         self._count("accepted", len(fresh))
         self._ack(worker, submit.request, "accepted" if fresh else "duplicate")
+
+    def _accept(self, parcel: codec.Parcel, now: float) -> None:
+        self._record(self.board.accept(parcel, now))
+        self._hops.accepted(self.board.items[parcel.work.id], now)
 
     def _done(self, worker: Worker, done: m.Done, parcels: list[codec.Parcel], now: float) -> None:
         if done.lease not in worker.leases:
@@ -295,18 +311,24 @@ class HubCore:
         onward = next((parcel for parcel in parcels if parcel.work.id == item.id), None)
         for parcel in parcels:
             if parcel is not onward and not self.board.known(parcel.work.id):
-                self._record(self.board.accept(parcel, now))
+                self._accept(parcel, now)
         if onward is not None and onward.work.stop < len(item.root.work.route):
             if item.root.work.reply_to and onward.work.stop == item.stop:
+                self._hops.left("finished", item, worker.name, now, "answered")
                 self._answer_call(item, onward, None)
             else:
                 self._record(self.board.move(item, onward, now))
+                self._hops.left("moved", item, worker.name, now)
         elif item.root.work.reply_to:
+            self._hops.left("finished", item, worker.name, now, "no answer")
             self._answer_call(item, None, done.ended or f"{item.queue!r} gave no answer")
         elif item.last_stop:
+            self._hops.left("finished", item, worker.name, now, done.ended or "done")
             self._record(self.board.finish(item, done.ended or "done"))
         else:
-            self._record(self.board.end_early(item, done.ended or f"ended at {item.queue!r}", now))
+            reason = done.ended or f"ended at {item.queue!r}"
+            self._record(self.board.end_early(item, reason, now))
+            self._hops.left("ended", item, worker.name, now, reason)
         self._ack(worker, done.request, "accepted")
 
     @staticmethod
@@ -342,7 +364,7 @@ class HubCore:
             self._remember(fail.lease)
         else:
             self._close(fail.lease)
-            self._give_up(item, fail.error, now)
+            self._give_up(item, fail.error, now, worker.name)
         self._ack(worker, fail.request, "accepted")
 
     @staticmethod
@@ -357,13 +379,16 @@ class HubCore:
 
     def _lose(self, token: int, reason: str, now: float, forgive: bool = False, restart: bool = False) -> None:
         """A lease ends without an answer: the work waits again, or is set aside after its last attempt."""
+        holder = self._holders[token][0].name
         item = self.board.items[self._forget(token)]  # and not `_close`: a late answer is stale, no duplicate
         if not forgive and item.attempts >= self.options.max_attempts:
-            self._give_up(item, reason, now)
+            self._give_up(item, reason, now, holder)
         else:
             self.board.release(item, now, restart=restart, forgive=forgive)
+            self._hops.left("returned", item, holder, now, reason)
 
-    def _give_up(self, item: Item, reason: str, now: float) -> None:
+    def _give_up(self, item: Item, reason: str, now: float, by: str) -> None:
+        self._hops.left("died", item, by, now, reason)
         self._event("work.died", work=item.id, queue=item.queue, attempts=item.attempts, error=reason)
         self._count("dead")
         if item.root.work.reply_to is not None:
@@ -383,6 +408,8 @@ class HubCore:
                     break
                 self._tokens += 1
                 self.board.lease(item, self._tokens)
+                item.leased_at = now
+                self._hops.leased(item, worker.name, now)
                 self._hold(worker, self._tokens, item.id, now)
                 lease = m.Lease(self._tokens, item.parcel.work, self.options.lease_s, item.attempts)
                 self._send(worker.peer, lease, item.parcel.frames)
@@ -451,7 +478,8 @@ class HubCore:
             return f"all topics together would have {size} bytes, at most {MAX_TOPICS_BYTES}"
         return None
 
-    def _report(self, what: str, now: float) -> dict[str, Any]:
+    def report(self, what: str, now: float) -> dict[str, Any]:
+        """What a query is answered with: `dead` letters, `workers`, or the whole `status`."""
         if what == "dead":
             return {
                 identity: {"queue": d.root.work.route[d.stop], "attempts": d.attempts, "error": d.error[:1000]}
@@ -481,7 +509,22 @@ class HubCore:
             "finished": len(self.board.finished),
             "counters": dict(self.counters),
             "workers": workers,
+            "oldest": self._oldest(now),
         }
+
+    def _oldest(self, now: float) -> list[dict[str, Any]]:
+        """The works that came first among those that are still on their way to their last stop: what the end waits for."""
+        found: list[dict[str, Any]] = []
+        for item in itertools.islice(self.board.items.values(), MAX_SCANNED):
+            if item.last_stop and item.lease is not None:
+                continue
+            holder = self._holders[item.lease][0].name if item.lease in self._holders else ""
+            since = item.leased_at if holder else item.entered_at
+            row = {"id": item.id, "queue": item.queue, "holder": holder, "seconds": round(now - since, 1)}
+            found.append({**row, "attempts": item.attempts})
+            if len(found) == SHOWN_WORKS:
+                break
+        return found
 
     def _command(self, worker: Worker, command: m.Command, now: float) -> dict[str, Any]:
         self._event("command.received", name=worker.name, what=command.what, argument=command.argument)
@@ -494,6 +537,7 @@ class HubCore:
                 for identity in chosen:
                     successors[identity], records = self.board.requeue(identity, now)
                     self._record(records)
+                    self._hops.accepted(self.board.items[successors[identity]], now)
                 return {"requeued": successors}
             case "exited":
                 if gone := self._names.get(command.argument or ""):

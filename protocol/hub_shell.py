@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import structlog
 import zmq
 
@@ -27,6 +28,7 @@ from safeladder.protocol.hub import Effects, HubCore, HubOptions
 from safeladder.protocol.keys import HubKeys
 
 ROUND = 256  # messages read before the round is committed
+STATUS_S = 2.0  # between two lines `hub.status`, from which a standstill is seen
 COMPACT_BYTES = 256 * 2**20
 
 
@@ -64,17 +66,18 @@ class Hub:
                 records=len(recovered),
                 live=len(self.core.board.items),
                 cut_bytes=self._journal.cut_bytes,
-                boot=boot,
+                hub_boot=boot,
             )
             self._journal.recovered = []
         self.wire_s = 0.0
         self.rounds = 0
+        self._process = psutil.Process()
         self._compact_at = COMPACT_BYTES
 
     def serve(self, stop: threading.Event, on_round: Callable[[], None] | None = None) -> None:
         """Runs until `stop` is set or a "stop" command has been answered."""
         tick_s = min(0.1, self.options.beat_s / 4)
-        ticked = 0.0
+        ticked = told = 0.0
         try:
             while not stop.is_set():
                 ready = self._socket.poll(int(tick_s * 1000))
@@ -92,14 +95,27 @@ class Hub:
                 if ready or effects.sends:
                     self.wire_s += time.perf_counter() - begun
                     self.rounds += 1
-                for event, fields in effects.events:
-                    self._log.info(event, **fields)
+                self._tell(effects.events)
+                if now - told >= STATUS_S:
+                    told = now
+                    self._log.info("hub.status", **self.status(now))
                 if on_round:
                     on_round()
                 if self.core.stopping:
                     break
         finally:
+            self.core.tell_hops()
+            self._tell(self.core.collect().events)
             self.close()
+
+    def status(self, now: float) -> dict[str, Any]:
+        """What `hub.status` says: the hub's report, with the workers' numbers that their beats brought."""
+        report = self.core.report("status", now)
+        return {"hub_boot": report.pop("boot"), **report, "rss_bytes": self._process.memory_info().rss}
+
+    def _tell(self, events: list[tuple[str, dict[str, Any]]]) -> None:
+        for event, fields in events:
+            self._log.info(event, **fields)
 
     def close(self) -> None:
         """Gives back socket, journal and path. A second call does nothing."""

@@ -125,6 +125,7 @@ class Group(Struct, tag="group", omit_defaults=True):
     behaviour_logprobs     float32      [N]   generator; ln of the probability with which each token was sampled
     versions               int32        [N]   generator; the weight version that sampled each token
     reference_logprobs     float32      [N]   reference
+    own                    uint8        [N]   searcher; 1: sampled by the policy, 0: written by an environment; missing: all sampled
     =====================  ===========  ====  =======================================================================
 
     A group that waits for a generator with completions is partly generated: those with finish "abort" are to be continued

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import signal
+import subprocess
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 import transformers
-from running import Running, safeladder
+from running import COMMAND, Running, safeladder
+
+from safeladder.launch import catalogue, diagnosis, lineage
+from safeladder.launch.events import Tail
+from safeladder.policies.ledger import Ledger
 
 ROLES = ("generator", "learner", "hub", "rules", "feeder", "reference", "searcher")
 
@@ -39,6 +47,37 @@ def test_a_run_admits_no_more_than_it_trains(clean: Running) -> None:
     assert clean.events("feeder", "groups.admitted")[-1]["cursor"] == 6 * 2
 
 
+def test_the_logs_of_a_clean_run_hold_nothing_but_what_the_catalogue_says(clean: Running) -> None:
+    lines = list(Tail(clean.run.path / "logs").read())
+    assert [problem for line in lines for problem in catalogue.problems(line)] == []
+    assert {"work.hops", "hub.status", "group.judged", "group.trained", "step.completed"} <= {e["event"] for e in lines}
+    assert not [e for e in lines if e["event"] == "group.texts"]  # texts are logged when asked for
+    assert not [e for e in lines if "rationales" in str(e.get("verdicts"))]
+
+
+def test_why_answers_for_every_sample_and_the_counts_are_the_ledgers(clean: Running) -> None:
+    history = lineage.History.read(clean.run)
+    assert lineage.count(clean.run) == {"trained": len(history.steps)} and len(history.steps) == 6 * 2
+    for life in lineage.lives(clean.run).values():
+        if life.training:
+            hops = [hop["do"] for hop in life.hops]
+            assert hops == ["accepted", *["leased", "moved"] * 3, "leased", "finished"]
+            assert life.samples == 4
+    for identity in history.steps:
+        said = "\n".join(lineage.why(clean.run, f"{identity}#3"))
+        assert f"{identity}#3: trained, at step" in said
+        assert all(
+            word in said for word in ("takes it from rules after a wait of", "#3 reward", "advantage", "loss weight")
+        )
+
+
+def test_a_clean_run_breaks_no_health_rule_and_its_last_word_is_no_fault(clean: Running) -> None:
+    told = [event for event in clean.events("launcher") if event["event"] == "health.warning"]
+    assert told == [] and list(diagnosis.health(clean.run)) == []
+    answer = safeladder("who-waits", str(clean.run.path))
+    assert answer.returncode == 0 and "learner/0" in answer.stdout, answer.stderr
+
+
 def test_the_last_checkpoint_opens_in_transformers_alone(clean: Running) -> None:
     model = transformers.AutoModelForCausalLM.from_pretrained(clean.run.checkpoints / "step-00000006")
     assert model.config.vocab_size > 0
@@ -48,6 +87,31 @@ def test_a_finished_run_answers_questions_with_its_checkpoint(clean: Running) ->
     answer = safeladder("ask", "What is 2 + 2?", "--run", str(clean.run.path), "--all")
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.count("version") == 4  # every candidate is shown with the weights that wrote it
+    assert (
+        answer.stderr.count("step 1 #") == 4 and "form " in answer.stderr
+    )  # and was, with its scores, when it was judged
+
+
+def test_a_finished_run_is_served_to_clients_until_it_is_interrupted(clean: Running, tmp_path: Path) -> None:
+    command = [*COMMAND, "serve", str(clean.run.path), "--port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path
+    ) as serving:
+        try:
+            assert serving.stdout is not None
+            said = serving.stdout.readline()  # comes with the address, or at the end of the process
+            address = said.partition(" at ")[2].partition(" ")[0]
+            body = {"model": "policy", "messages": [{"role": "user", "content": "Hello."}], "max_tokens": 5}
+            json_type = {"content-type": "application/json"}
+            asked = Request(f"{address}/v1/chat/completions", json.dumps(body).encode(), json_type)
+            with urlopen(asked, timeout=60) as answer:
+                assert json.load(answer)["usage"]["completion_tokens"] == 5, said
+            with urlopen(f"{address}/", timeout=60) as page:
+                assert b"SafeLadder console" in page.read()
+            serving.send_signal(signal.SIGINT)
+            assert serving.wait(60) == 0
+        finally:
+            serving.kill()
 
 
 def test_a_second_launcher_on_a_run_is_refused(tmp_path: Path) -> None:
@@ -82,6 +146,10 @@ def test_every_role_may_be_killed_once_and_every_task_is_trained_once(tmp_path: 
         assert all(event["passed"] for event in attested) and attested
         audit = running.audit()
         assert audit.returncode == 0, audit.stdout
+        history = lineage.History.read(running.run)
+        assert lineage.count(running.run)["trained"] == len(history.steps) == 20 * 2
+        told = [line for line in Tail(running.run.path / "logs").read() if list(catalogue.problems(line))]
+        assert told == []
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path: Path) -> None:
@@ -185,6 +253,11 @@ def test_dynamic_sampling_fills_every_batch_with_groups_that_teach(tmp_path: Pat
         assert {step["groups"] for step in steps} == {2}
         assert {step["zero_spread_groups"] for step in steps} == {0}
         assert sum(step["uninformative"] for step in steps) > 0
+        history, counts = lineage.History.read(running.run), lineage.count(running.run)
+        assert counts["trained"] == len(history.steps) and counts["dropped"] == len(history.dropped) > 0
+        some = next(iter(history.dropped))
+        said = "\n".join(lineage.why(running.run, some))
+        assert f"{some}: dropped, the learner did not train it: uninformative" in said and "#0 reward" in said
         audit = running.audit()
         assert audit.returncode == 0, audit.stdout
 
@@ -203,3 +276,55 @@ def test_dynamic_sampling_ends_a_run_whose_tasks_teach_nothing(tmp_path: Path) -
     ) as running:
         assert running.wait() != 0
         assert "learner.max_uninformative: 7 groups in a row" in running.said()
+
+
+def test_a_verifier_pool_that_stays_dead_is_named_in_the_log_without_being_asked(tmp_path: Path) -> None:
+    with Running(tmp_path, "learner.steps=1000", "pools.rules.restart={max: 5, per_s: 60, backoff_s: 60}") as running:
+        running.until(lambda: running.steps >= 1)
+        running.kill("rules")
+        running.until(lambda: "missing" in {told["kind"] for told in running.events("launcher", "run.stalled")}, 60.0)
+        assert "rules/0 should" in running.events("launcher", "run.stalled")[-1]["cause"]
+        answer = safeladder("who-waits", str(running.run.path))
+        assert "missing: no process takes from 'rules'" in answer.stdout, answer.stderr
+
+
+DELIBERATION = (
+    "policy.prefix='<think>'",
+    "sampling={samples: 4, max_new_tokens: 500}",
+    "learner={steps: 2, batch: 2, checkpoint_every: 2, token_budget: 4096}",
+    "recipe.families.search={route: [searcher, rules, reference, learner], terms: {deliberation: 1.0}}",
+    "recipe.families.search.costs.false_certain={verifier: deliberation, label: false certain}",
+    "recipe.families.search.costs.unreliable={verifier: reliability, label: unreliable}",
+    "constraints.false_certain={limit: 0.1, method: multiplicative, init: 0.5, rate: 0.5, min_episodes: 1, acts_on: unreliable}",
+    "pools.rules.options.verifiers={deliberation: {}, reliability: {}, repetition: {}, length: {}}",
+    "pools.generator.actor='scripted:Scripted'",
+    "pools.searcher.credit=8",
+)
+
+
+def test_a_search_family_is_trained_through_searcher_and_retriever_with_the_environments_tokens_masked(
+    tmp_path: Path,
+) -> None:
+    shutil.copy(Path(__file__).with_name("scripted.py"), tmp_path)  # a run finds modules where it was started
+    task = {"label": "search", "prompt": "How many points did the Panthers give up?", "reference": ["308"]}
+    (tmp_path / "tasks.jsonl").write_text("".join(json.dumps({"id": f"t{n}", **task}) + "\n" for n in range(8)))
+    document = {"id": "sb", "title": "Super Bowl 50", "text": "The Panthers gave up 308 points."}
+    (tmp_path / "corpus.jsonl").write_text(json.dumps(document) + "\n")
+    retriever = f"{{actor: 'safeladder.actors.retriever:Retriever', options: {{corpus: [{tmp_path}/corpus.jsonl]}}}}"
+    with Running(
+        tmp_path, *DELIBERATION, f"data.tasks=[{tmp_path}/tasks.jsonl]", f"pools.retriever={retriever}"
+    ) as running:
+        assert running.wait() == 0, running.said()
+        steps = running.events("learner", "step.completed")
+        assert [step["step"] for step in steps] == [1, 2]
+        made = {event["id"]: event for event in running.events("searcher", "group.deliberated")}
+        assert sum(event["environment_tokens"] for event in made.values()) > 0
+        trained = [
+            made[identity] for entry in Ledger(running.run.ledger, read_only=True).entries() for identity in entry.ids
+        ]
+        own = [sum(event["own_tokens"] for event in trained[at : at + 2]) for at in (0, 2)]
+        assert [step["tokens"] for step in steps] == own
+        assert steps[-1]["constraints"]["false_certain"]["episodes"] == 16
+        assert steps[-1]["constraints"]["false_certain"]["multiplier"] != 0.5
+        audit = running.audit()
+        assert audit.returncode == 0, audit.stdout

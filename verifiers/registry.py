@@ -24,11 +24,15 @@ RULES: dict[str, str] = {
     "boxed_format": "safeladder.verifiers.rules.boxed_format:BoxedFormatRule",
     "match": "safeladder.verifiers.rules.match:MatchRule",
     "instruction": "safeladder.verifiers.rules.instruction:InstructionRule",
+    "deliberation": "safeladder.verifiers.rules.deliberation:DeliberationRule",
+    "reliability": "safeladder.verifiers.rules.deliberation:ReliabilityRule",
     "visual_focus": "safeladder.verifiers.rules.visual_focus:VisualFocusRule",
 }
 # Small trained heads that come with the package.
 HEADS: dict[str, str] = {
     "safety": "safeladder.verifiers.safety:SafetyVerifier",
+    "value": "safeladder.verifiers.value:ValueVerifier",
+    "grounded": "safeladder.verifiers.grounded:GroundedVerifier",
 }
 # What `safeladder train-verifier` makes; each needs the folder that it wrote.
 TRAINED: dict[str, str] = {

@@ -54,7 +54,7 @@ svg.square { max-width: 460px; margin: 0 auto; } .grid { stroke: var(--rule); st
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 4px 14px 4px 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
   th { color: var(--soft); font-weight: 600; }
-td.n, th.n { text-align: right; } td { overflow-wrap: anywhere; }
+td.n, th.n { text-align: right; } td { overflow-wrap: break-word; max-width: 52ch; } .wide { margin: 10px 0; }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 12px; margin: 4px 0; }
 details { margin: 8px 0; } summary { cursor: pointer; }
 @media (max-width: 600px) { body { padding: 14px 12px 40px; } th, td { padding-right: 10px; }

@@ -186,14 +186,20 @@ def _metric(
     high: float | None = None,
     limit: float | None = None,
 ) -> str:
-    lines = [Line(view.path.name, view.steps.steps, view.steps.column(name), place) for place, view in enumerate(views)]
+    lines = [
+        Line(view.path.name, view.steps.steps.astype(np.float64), view.steps.column(name), place)
+        for place, view in enumerate(views)
+    ]
     return curves(title, lines, low, high, limit)
 
 
 def _over_steps(
     title: str, views: Sequence[RunView], figure: Callable[[RunView], Floats], low: float | None, high: float | None
 ) -> str:
-    lines = [Line(view.path.name, view.steps.steps, figure(view), place) for place, view in enumerate(views)]
+    lines = [
+        Line(view.path.name, view.steps.steps.astype(np.float64), figure(view), place)
+        for place, view in enumerate(views)
+    ]
     return curves(title, lines, low, high)
 
 
@@ -204,7 +210,7 @@ def _names(views: Sequence[RunView], prefix: str) -> list[str]:
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:
-    return np.divide(above, below, out=np.full(len(above), NAN), where=below > 0)
+    return np.asarray(np.divide(above, below, out=np.full(len(above), NAN), where=below > 0), np.float64)
 
 
 def _angle(right: float, up: float) -> str:

@@ -14,6 +14,7 @@ Stop strings and stop tokens are looked for here, token by token, so that all en
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import time
 from abc import abstractmethod
@@ -254,7 +255,14 @@ class ClientEngine(Engine):
             sample.answered = False
             sample.task = asyncio.create_task(self._read(request, sample))
             self._leaving.add(sample.task)
-            sample.task.add_done_callback(self._leaving.discard)
+            sample.task.add_done_callback(functools.partial(self._left, request))
+
+    def _left(self, request: _Request, task: asyncio.Task[None]) -> None:
+        """No task ends in a way that its reader does not hear of."""
+        self._leaving.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("engine.sample_failed", engine=self.engine_name, error=repr(error))
+            request.news.put_nowait(EngineError(f"reading a sample failed: {error!r}"))
 
     async def _read(self, request: _Request, sample: _Sample) -> None:
         """A task: reads one engine request to its end, and writes its chunks."""

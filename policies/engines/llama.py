@@ -159,7 +159,7 @@ class LlamaDecoder(Decoder):
                 span = slice(at, at + end - start)
                 at = span.stop
                 states = result[2 * number : 2 * number + 2]
-                states[:, :, start:] = key_value[span].unflatten(1, (2, heads)).permute(1, 2, 0, 3)
+                states[:, :, start:] = key_value[span].reshape(end - start, 2, heads, features).permute(1, 2, 0, 3)
                 attended = functional.scaled_dot_product_attention(
                     query[span].transpose(0, 1)[None],
                     states[0][None],
@@ -201,7 +201,11 @@ class LlamaDecoder(Decoder):
         def attend(number: int, query: Tensor, key_value: Tensor) -> Tensor:
             flat[number].index_copy_(0, places, key_value.reshape(-1, self._features))
             attended = functional.scaled_dot_product_attention(
-                query.unflatten(1, (heads, groups)), seen[number, 0], seen[number, 1], attn_mask=mask, scale=self._scale
+                query.reshape(rows, heads, groups, self._features),
+                seen[number, 0],
+                seen[number, 1],
+                attn_mask=mask,
+                scale=self._scale,
             )
             return attended.flatten(1)
 
@@ -248,9 +252,10 @@ class LlamaDecoder(Decoder):
         cosine, sine = self._rotations(hidden, positions)
         half = self._features // 2
         for number, layer in enumerate(self._layers):
-            heads = layer.query_key_value(self._norm(layer.before_attention, hidden)).unflatten(1, (-1, self._features))
+            fused = layer.query_key_value(self._norm(layer.before_attention, hidden))
+            heads = fused.reshape(len(fused), -1, self._features)
             if layer.query_norm is not None and layer.key_norm is not None:
-                kinds = heads.split([self._query_heads, self._key_heads, self._key_heads], 1)
+                kinds = torch.split(heads, [self._query_heads, self._key_heads, self._key_heads], 1)
                 heads = torch.cat([layer.query_norm(kinds[0]), layer.key_norm(kinds[1]), kinds[2]], 1)
             heads = torch.addcmul(heads * cosine, heads.roll(half, -1), sine)
             attended = attend(number, heads[:, : self._query_heads], heads[:, self._query_heads :])

@@ -49,7 +49,9 @@ class Product:
 def prepared(product: Product, tensors: Mapping[str, Tensor]) -> Any:
     """`Product.copy` for the weights `tensors`; None where no copy is of use, or where one of the weights is missing."""
     weight = product.weight
-    if weight.device.type != "cpu" or weight.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+    if weight.device.type != "cpu" or weight.dtype != torch.float32:
+        return None
+    if not torch.backends.mkldnn.is_available():
         return None
     found = [next((tensors[name] for name in names if name in tensors), None) for names in product.names]
     parts = [part for part in found if part is not None]
@@ -60,7 +62,7 @@ def prepared(product: Product, tensors: Mapping[str, Tensor]) -> Any:
         return torch.ops.mkldnn._reorder_linear_weight(whole, PACKED_ROWS)
 
 
-def _joined(parameters: Sequence[nn.Parameter]) -> Tensor:
+def _joined(parameters: Sequence[Tensor]) -> Tensor:
     whole = torch.cat([parameter.detach() for parameter in parameters])
     at = 0
     for parameter in parameters:

@@ -45,10 +45,10 @@ def draw(logits: Tensor, sampling: Sampling, uniforms: Sequence[float]) -> tuple
         if not bool(best.isfinite().all()):
             raise EngineError("the model gave logits that are not finite")
         return tokens.tolist(), [0.0] * len(logits)
-    scores = logits.double()
+    heaviest, scores = logits.amax(dim=-1, keepdim=True).double(), logits.to(torch.float64, copy=True)
     if sampling.temperature != 1.0:
-        scores /= sampling.temperature
-    scores -= scores.amax(dim=-1, keepdim=True)  # in place on a copy, never on the logits of the model
+        heaviest, scores = heaviest / sampling.temperature, scores.div_(sampling.temperature)
+    scores -= heaviest  # in place on a copy, never on the logits of the model
     masses = scores.exp()
     numbers = torch.tensor(uniforms, dtype=torch.float64, device=logits.device).unsqueeze(-1)
     if sampling.top_k == 0 and sampling.top_p == 1.0 and sampling.min_p == 0.0:
@@ -72,7 +72,7 @@ def _inverted(masses: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
 def _inverted_by_blocks(masses: Tensor, numbers: Tensor) -> tuple[Tensor, Tensor]:
     """As `_inverted`, up to the rounding of the sums: first the block of `BLOCK` places, then the place in it. Sums of blocks
     are several times as fast as running sums over a whole vocabulary."""
-    blocks = functional.pad(masses, (0, -masses.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))
+    blocks = functional.pad(masses, (0, -masses.shape[-1] % BLOCK)).reshape(len(masses), -1, BLOCK)
     cumulative = blocks.sum(-1).cumsum(-1)
     totals = cumulative[:, -1:].contiguous()
     targets = totals * numbers

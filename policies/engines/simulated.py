@@ -55,7 +55,8 @@ class SimulatedEngine(Engine):
         vocabulary: int = 256,
         scale: float = 1.0,
     ) -> None:
-        self.path, self._version, self._error = path, version, None
+        self.path, self._version = path, version
+        self._error: BaseException | None = None
         self.max_sequences, self.max_tokens, self.vocabulary = max_sequences, max_tokens, vocabulary
         self._lengths = NormalDist(math.log(median_tokens), sigma)
         self._costs = prefill_token_s, step_s, step_sequence_s, swap_s

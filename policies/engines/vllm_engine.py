@@ -32,7 +32,8 @@ ENVIRONMENT: Final = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_CPU_NUM_OF_RESERVED_CPU": "0",
 }
-COLDEST: Final = 0.01  # vLLM raises lower temperatures to this one
+COLDEST: Final = 0.01  # vLLM raises lower temperatures to this one,
+HOTTEST: Final = 2.0  # and refuses higher ones than this
 STOP_S: Final = 10.0
 SCORE_LIMIT: Final = 2**26  # log-probabilities of one score, all tokens' vocabularies together
 HOPS: Final = 20  # turns of the loop in which what has arrived reaches the samples' tasks; three suffice
@@ -44,7 +45,12 @@ class VllmEngine(ClientEngine):
 
     engine_name = "vllm"
     capabilities: ClassVar[Capabilities] = Capabilities(
-        exact_logprobs=True, seeded=True, prefix_tokens=32, swaps=("keep", "recompute"), min_p=True
+        # Alone, a request repeats its tokens from a seed; beside others, on a CPU, it was seen not to.
+        exact_logprobs=True,
+        seeded=False,
+        prefix_tokens=32,
+        swaps=("keep", "recompute"),
+        min_p=True,
     )
 
     def __init__(
@@ -184,6 +190,8 @@ class VllmEngine(ClientEngine):
     def _lacks(self, sampling: Sampling) -> str | None:
         if 0 < sampling.temperature < COLDEST:
             return f"vLLM has no temperature between 0 and {COLDEST}"
+        if sampling.temperature > HOTTEST:
+            return f"vLLM has no temperature above {HOTTEST}"
         return None
 
     async def _ask(self, ask: Ask) -> AsyncGenerator[Piece]:
@@ -217,6 +225,7 @@ class VllmEngine(ClientEngine):
 
     async def _outputs(self, ask: Ask, parameters: Any) -> AsyncGenerator[Any]:
         """vLLM's outputs of one request, withdrawn when closed early. Raises EngineError."""
+        from vllm.exceptions import VLLMClientError
         from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         prompt = {"prompt_token_ids": ask.ids, "cache_salt": ask.salt}
@@ -227,7 +236,7 @@ class VllmEngine(ClientEngine):
         except EngineDeadError as error:
             self._fail(EngineError(f"vLLM's engine core is dead: {error}"))
             raise EngineError("vLLM's engine core is dead") from error
-        except (EngineGenerateError, ValueError) as error:
+        except (EngineGenerateError, VLLMClientError, ValueError) as error:
             raise EngineError(f"vLLM failed at a request: {error.__cause__ or error}") from error
 
     async def _score(self, prompt: list[int], completion: list[int], temperature: float) -> list[float]:
@@ -246,7 +255,6 @@ class VllmEngine(ClientEngine):
             max_tokens=1,
             temperature=0.0,
             prompt_logprobs=-1 if whole else 0,
-            prompt_logprob_start=len(prompt) - 1,
             flat_logprobs=True,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,

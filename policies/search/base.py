@@ -111,17 +111,28 @@ class Note:
 
 @dataclass
 class Result:
-    """`chosen` is None when no complete answer may be given; `ended` says why the search ended."""
+    """`chosen` is None when no complete answer may be given; `ended` says why the search ended.
+
+    `answers`: what is said of a complete answer, by node, where that is not all of its text. `confidence` in [0, 1] and `sources`: of a
+    strategy that states them.
+    """
 
     tree: Tree
     chosen: Node | None
     spent: Spent
     ended: str
     notes: list[Note] = field(default_factory=list)
+    answers: dict[int, str] = field(default_factory=dict)
+    confidence: float | None = None
+    sources: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def text(self) -> str | None:
-        return None if self.chosen is None else self.tree.text(self.chosen)
+        return None if self.chosen is None else self.said(self.chosen)
+
+    def said(self, node: Node) -> str:
+        """The answer that ends with `node`."""
+        return self.answers.get(node.number) or self.tree.text(node)
 
 
 class Search:
@@ -162,19 +173,22 @@ class Search:
         return drawn
 
     async def draw(self, nodes: Sequence[Node], count: int, whole: bool = False) -> list[list[Node]]:
-        """`count` children of each of `nodes`, not judged yet."""
+        """`count` children of each of `nodes`, not judged yet; none of one whose answer has no room left, after an insertion."""
         wanted = self.limits.answer_tokens if whole else self.limits.step_tokens
         allowance = self.spent.allowance(len(nodes) * count, wanted)
         if not nodes or count < 1 or allowance < 1 or self.spent.over():
             return [[] for _ in nodes]
-        requests = [self._request(node, count, min(allowance, self._room(node)), whole) for node in nodes]
+        able = [node for node in nodes if self._room(node) > 0]
+        if not able:
+            return [[] for _ in nodes]
+        requests = [self._request(node, count, min(allowance, self._room(node)), whole) for node in able]
         answers = await self._sampler.draw(requests)
         self.spent.calls += 1
-        children = []
-        for node, steps in zip(nodes, answers, strict=True):
-            children.append([self._add(node, step, whole) for step in steps])
+        children: dict[int, list[Node]] = {}
+        for node, steps in zip(able, answers, strict=True):
+            children[node.number] = [self._add(node, step, whole) for step in steps]
             self.spent.tokens += sum(len(step.token_ids) for step in steps)
-        return children
+        return [children.get(node.number, []) for node in nodes]
 
     async def judge(self, nodes: Sequence[Node]) -> None:
         """Scores nodes; what a verifier could not judge is out, and so is what the veto forbids."""

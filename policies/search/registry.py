@@ -21,6 +21,7 @@ STRATEGIES: Final = {
     "mcts": "safeladder.policies.search.mcts:Mcts",
     "intervene": "safeladder.policies.search.intervene:Intervene",
 }
+DELIBERATE: Final = "deliberate"  # no step-level strategy, but chosen like one: see deliberate/answers.py
 
 
 class UnknownStrategy(LookupError):
@@ -31,18 +32,20 @@ def create(name: str, options: Mapping[str, Any] | None = None) -> Strategy:
     """The strategy `name` with `options`, checked strictly. Raises UnknownStrategy naming the nearest known one."""
     module_name, colon, class_name = STRATEGIES.get(name, name).partition(":")
     if not colon:
-        raise UnknownStrategy(f"no strategy {name!r}{_nearest(name, STRATEGIES)}; there are {', '.join(STRATEGIES)}")
+        known = (*STRATEGIES, DELIBERATE)
+        raise UnknownStrategy(f"no strategy {name!r}{_nearest(name, known)}; there are {', '.join(known)}")
     try:
         kind = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise UnknownStrategy(f"strategy {name!r}: {error}") from error
     if not (isinstance(kind, type) and issubclass(kind, Strategy)):
         raise UnknownStrategy(f"strategy {name!r}: {class_name!r} is no Strategy")
-    known = {field.name for field in fields(kind.Options)}
+    options_known = {field.name for field in fields(kind.Options)}
     for key in options or {}:
-        if key not in known:
+        if key not in options_known:
             raise UnknownStrategy(
-                f"strategy {name!r}: unknown option {key!r}{_nearest(key, known)}; options: {', '.join(sorted(known))}"
+                f"strategy {name!r}: unknown option {key!r}{_nearest(key, options_known)}; "
+                f"options: {', '.join(sorted(options_known))}"
             )
     try:
         return kind(msgspec.convert(dict(options or {}), kind.Options))

@@ -23,7 +23,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
     thread.start()
     client = Link(hub.endpoint, "client/0")
     client.start(DEADLINE_S)
-    yield Place(hub.endpoint, client)
+    yield Place(hub.endpoint, client, tmp_path)
     client.close()
     stop.set()
     thread.join(DEADLINE_S)

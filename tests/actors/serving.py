@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import structlog
+from structlog.testing import LogCapture
+
 from safeladder.actors.actor import Actor, Context
 from safeladder.actors.runtime import Runtime
 from safeladder.launch.config import Config, Pool
@@ -27,6 +30,7 @@ class Place:
 
     endpoint: str
     client: Link
+    folder: Path
 
     def call(self, kind: str, route: Sequence[str] = ("mine",), **work: Any) -> Future[codec.Parcel]:
         parcel = codec.pack(m.Document(kind), id=f"{kind}-{time.monotonic_ns()}", route=list(route), **work)
@@ -46,14 +50,25 @@ class Serving:
     """An actor at work in a thread of its own."""
 
     def __init__(
-        self, place: Place, kind: type[Actor], credit: int = 1, config: Config | None = None, drain_s: float = 5.0
+        self,
+        place: Place,
+        kind: type[Actor],
+        credit: int = 1,
+        config: Config | None = None,
+        drain_s: float = 5.0,
+        options: Any = None,
+        queue: str = "mine",
     ) -> None:
         self.runtime = Runtime(kind, drain_s=drain_s)
+        self._options = kind.Options() if options is None else options
+        name = f"{queue}/0"
         link = Link(
-            place.endpoint, "mine/0", ["mine"], on_event=self.runtime.on_event, vitals=self.runtime.vitals, role="mine"
+            place.endpoint, name, [queue], on_event=self.runtime.on_event, vitals=self.runtime.vitals, role=queue
         )
-        pool = Pool(actor="x:X", credit=credit, queues=["mine"])
-        context = Context("mine/0", pool, config or Config(), Path(), link)
+        pool = Pool(actor="x:X", credit=credit, queues=[queue])
+        self._said = LogCapture()
+        log = structlog.wrap_logger(None, processors=[self._said], wrapper_class=structlog.BoundLogger)
+        context = Context(name, pool, config or Config(), place.folder, link, log)
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._serve, args=(context, kind))
 
@@ -65,7 +80,12 @@ class Serving:
 
     async def _run(self, context: Context, kind: type[Actor]) -> None:
         self._loop = asyncio.get_running_loop()
-        await self.runtime.run(context, kind.Options())
+        await self.runtime.run(context, self._options)
+
+    @property
+    def events(self) -> set[str]:
+        """What the actor has logged so far, by name."""
+        return {entry["event"] for entry in self._said.entries}
 
     @property
     def actor(self) -> Any:

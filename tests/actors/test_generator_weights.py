@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import structlog
 import torch
-from structlog.testing import capture_logs
+from structlog.testing import LogCapture
 
 from safeladder.actors.actor import ActorError, Context
 from safeladder.actors.generator import Generator
@@ -35,6 +35,7 @@ class Scene:
         self.model, tokenizer = models.load(models.resolve("tiny"))
         self.probes = attestation.texts(tokenizer)
         self.publisher = Publisher(self.home, self.key, full_every=4)
+        self.said = LogCapture()
 
     def publish(self, version: int, faithful: bool = True, **manifest: object) -> dict[str, object]:
         """Moves the weights and publishes them; an unfaithful probe is that of other weights."""
@@ -52,7 +53,8 @@ class Scene:
         link = SimpleNamespace(state={}, boot="b00t")
         options = Generator.Options(version_wait_s=5.0)
         pool = config.pools["generator"]
-        return Generator(Context("generator/0", pool, config, self.run.path, link, structlog.get_logger()), options)
+        log = structlog.wrap_logger(None, processors=[self.said], wrapper_class=structlog.BoundLogger)
+        return Generator(Context("generator/0", pool, config, self.run.path, link, log), options)
 
 
 @pytest.fixture
@@ -66,14 +68,13 @@ def test_a_version_is_ready_for_work_once_its_probe_agrees(scene: Scene) -> None
         await generator.start()
         try:
             for version in (1, 2, 3):
-                await generator._take(scene.publish(version))
-                assert generator._proved == generator._engine.version == version
+                await generator._intake.take(scene.publish(version))
+                assert generator._intake.proved == generator._engine.version == version
         finally:
             await generator.stop()
 
-    with capture_logs() as logs:
-        asyncio.run(run())
-    attested = [line for line in logs if line["event"] == "weights.attested"]
+    asyncio.run(run())
+    attested = [line for line in scene.said.entries if line["event"] == "weights.attested"]
     assert [line["passed"] for line in attested] == [True] * 3
     assert all(line["mean"] < 1e-4 and line["tokens"] > 20 for line in attested)
 
@@ -83,16 +84,15 @@ def test_an_engine_that_does_not_give_the_learners_logprobs_takes_no_work_and_en
         generator = scene.generator()
         await generator.start()
         try:
-            await generator._take(scene.publish(1))
+            await generator._intake.take(scene.publish(1))
             with pytest.raises(ActorError, match="no way back"):
-                await generator._take(scene.publish(2, faithful=False))
-            assert generator._proved == 1
+                await generator._intake.take(scene.publish(2, faithful=False))
+            assert generator._intake.proved == 1
         finally:
             await generator.stop()
 
-    with capture_logs() as logs:
-        asyncio.run(run())
-    (refused,) = [line for line in logs if line["event"] == "weights.refused"]
+    asyncio.run(run())
+    (refused,) = [line for line in scene.said.entries if line["event"] == "weights.refused"]
     assert "differ from the learner's by" in refused["error"]
 
 
@@ -102,21 +102,20 @@ def test_a_strangers_publication_and_a_torn_one_are_passed_over_and_the_next_is_
         await generator.start()
         try:
             weights.publish(scene.model, scene.home, 1)  # without the run's secret
-            await generator._take({"version": 1, "directory": str(folder(scene.home, 1))})
+            await generator._intake.take({"version": 1, "directory": str(folder(scene.home, 1))})
             torn = scene.publish(2)
             file = Path(str(torn["directory"])) / "model.safetensors"
             file.write_bytes(file.read_bytes()[:-1])
-            await generator._take(torn)
-            assert generator._proved == generator._engine.version == 0
+            await generator._intake.take(torn)
+            assert generator._intake.proved == generator._engine.version == 0
             scene.publisher = Publisher(scene.home, scene.key)
-            await generator._take(scene.publish(3))
-            assert generator._proved == 3
+            await generator._intake.take(scene.publish(3))
+            assert generator._intake.proved == 3
         finally:
             await generator.stop()
 
-    with capture_logs() as logs:
-        asyncio.run(run())
-    first, second = [line["error"] for line in logs if line["event"] == "weights.refused"]
+    asyncio.run(run())
+    first, second = [line["error"] for line in scene.said.entries if line["event"] == "weights.refused"]
     assert "is unsigned" in first and "bytes, its manifest says" in second
 
 
@@ -125,8 +124,8 @@ def test_a_publication_without_a_probe_is_refused_where_one_is_asked_for(scene: 
         generator = scene.generator(*overrides)
         await generator.start()
         try:
-            await generator._take(announced)
-            return generator._proved
+            await generator._intake.take(announced)
+            return generator._intake.proved
         finally:
             await generator.stop()
 

@@ -33,6 +33,16 @@ def test_the_embedded_file_is_sound() -> None:
         (["pools.rules.queues=[rulez]"], "recipe.families.normal.route", "did you mean 'rulez'"),
         (["pools.reference.replicas=0"], "recipe.families.normal.route", "nobody consumes the queue 'reference'"),
         (["recipe.families.normal.route=[generator, rules, safety]"], "recipe.families", "must end in the learner's"),
+        (
+            ["recipe.families.normal.route=[searcher, rules, safety, learner]"],
+            "pools.searcher.options.retriever",
+            "nobody consumes the queue 'retriever'",
+        ),
+        (
+            ["constraints.unsafe={limit: 0.1, acts_on: unsave}"],
+            "constraints.unsafe.acts_on",
+            "no family of the recipe has the cost 'unsave'",
+        ),
         (["recipe.families.normal.route=[]"], "recipe.families.normal.route", "is empty"),
         (
             ["recipe.families.normal.route=[generator, rules, reference, learner]"],

@@ -107,6 +107,17 @@ def test_a_family_without_a_route_visits_the_pools_that_run_its_verifiers(tmp_pa
     )
 
 
+def test_a_family_of_deliberation_visits_a_searcher_in_place_of_the_generator(tmp_path: Path) -> None:
+    pools = (
+        "pools.searcher={actor: 'safeladder.actors.searcher:Searcher'}",
+        "pools.rules.options.verifiers={format: {}, deliberation: {}, reliability: {}}",
+    )
+    found = loaded(tmp_path, "{base: safework}", *pools)
+    assert found.recipe.families["search"].route == ["searcher", "rules", "reference", "learner"]
+    assert found.recipe.families["safety"].route[0] == "generator"
+    assert loaded(tmp_path, "{base: safework}").recipe.families["search"].route == []
+
+
 def test_the_runs_own_copy_says_everything_and_is_based_on_nothing(tmp_path: Path) -> None:
     found = loaded(tmp_path, "{base: safework, families: {safety: {terms: {repetition: null}}}}")
     save_resolved(found, tmp_path / "resolved.yaml")

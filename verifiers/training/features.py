@@ -35,26 +35,31 @@ def features(name: str, cache: Path | None = None, trained: bool = False) -> Fea
 
 
 class EncoderFeatures:
-    """Vectors of prompt and text, their product and distance: [p, t, p t, |p - t|]."""
+    """Means of the segments' vectors of prompt and text, their product and distance: [p, t, p t, |p - t|], scaled to a variance near 1."""
 
     name = ENCODER
 
     def __init__(self) -> None:
-        from safeladder.verifiers.heads.encoder import WIDTH, Encoder
+        from safeladder.verifiers.heads.encoder import WIDTH, shared
 
-        self._encoder = Encoder()
+        self._encoder = shared()
         self._scale = WIDTH**0.5
         self.width = 4 * WIDTH
 
     def __call__(self, pairs: Sequence[Pair]) -> Tensor:
         distinct = sorted({text for pair in pairs for text in pair})
         row = {text: number for number, text in enumerate(distinct)}
-        vectors = self._encoder.encode(distinct)
+        vectors = self._means(distinct)
         p, t = (vectors[torch.tensor([row[pair[side]] for pair in pairs])] for side in (0, 1))
         return torch.cat([p, t, p * t * self._scale, (p - t).abs()], dim=1) * self._scale
 
     def parameters(self) -> list[nn.Parameter]:
         return []
+
+    def _means(self, texts: Sequence[str]) -> Tensor:
+        segments = self._encoder.encode(texts)
+        parts = torch.split(segments.vectors, segments.counts.tolist())
+        return torch.nn.functional.normalize(torch.stack([part.mean(0) for part in parts]), dim=1)
 
 
 class ModelFeatures:

@@ -150,7 +150,7 @@ def _learn(config: Config, model: PreTrainedModel, shown: Sequence[Demonstration
             TrainingGroup.supervised(f"{step}-{n}", each.prompt_ids, each.label_ids) for n, each in enumerate(batch)
         ]
         report = learner.train(groups)
-        log.info("step.completed", kind="judge", step=step + 1, steps=config.steps, loss=round(report.loss, 4))
+        log.info("judge.stepped", kind="judge", step=step + 1, steps=config.steps, loss=round(report.loss, 4))
     model.eval()
 
 

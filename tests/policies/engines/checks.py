@@ -23,7 +23,9 @@ from safeladder.protocol.messages import Sampling
 
 DEADLINE_S = 200
 TOLERANCE = 1e-4  # nats, float32
-LONG = Sampling(samples=2, max_new_tokens=600, temperature=8.0, seed=3)  # hot enough not to end early
+LONG = Sampling(
+    samples=2, max_new_tokens=600, temperature=2.0, seed=3
+)  # as hot as all engines go, so as not to end early
 TRACKER = "resource_tracker"  # one for each Python process that shares memory; it goes with its parent
 
 
@@ -34,6 +36,7 @@ class Case:
     engine: Engine
     folder: Path
     place: Path
+    long: Sampling = LONG
     text: str = "What is the capital of France? Tell me a story about it, please, and do not leave anything out."
     model: Any = field(init=False)
     prompt: list[int] = field(init=False)
@@ -57,10 +60,10 @@ class Case:
         weights.publish(self.model, self.place, version)
         return weights.folder(self.place, version)
 
-    async def begun(self, sampling: Sampling = LONG, **options: Any) -> asyncio.Task[list[GeneratedSequence]]:
+    async def begun(self, sampling: Sampling | None = None, **options: Any) -> asyncio.Task[list[GeneratedSequence]]:
         """A request under way: some of its tokens are there."""
         made = self.engine.statistics()["generated_tokens"]
-        task = asyncio.create_task(self.engine.generate(self.prompt, sampling, **options))
+        task = asyncio.create_task(self.engine.generate(self.prompt, sampling or self.long, **options))
         await until(lambda: task.done() or self.engine.statistics()["generated_tokens"] > made + 6)
         return task
 
@@ -93,7 +96,7 @@ async def logprobs_and_scores_are_the_learners(case: Case) -> None:
 
 
 async def truncated_sampling_stays_within_and_says_its_probability(case: Case) -> None:
-    for options in ({"top_k": 4}, {"top_p": 0.5}, {"min_p": 0.2}, {"top_k": 8, "top_p": 0.8, "temperature": 1.4}):
+    for options in ({"top_k": 4}, {"top_p": 0.5}, {"min_p": 0.2}, {"top_k": 8, "temperature": 1.4}):
         sampling = Sampling(samples=2, max_new_tokens=8, seed=5, **options)
         for sample in await case.engine.generate(case.prompt, sampling):
             with torch.no_grad():
@@ -176,7 +179,7 @@ async def another_engines_partial_sample_is_continued_from_the_cached_prefix(cas
 
 
 async def paused_it_stands_still_and_then_goes_on(case: Case) -> None:
-    running = await case.begun(Sampling(samples=2, max_new_tokens=60, temperature=8.0, seed=4))
+    running = await case.begun(Sampling(samples=2, max_new_tokens=60, temperature=2.0, seed=4))
     await case.engine.pause()
     fresh = asyncio.create_task(case.engine.generate(case.prompt, Sampling(max_new_tokens=3, seed=1)))
     await asyncio.sleep(0.3)  # what was under way arrives; a promise about nothing happening has no event to wait for
@@ -192,7 +195,7 @@ async def lanes_go_before_each_other(case: Case) -> None:
     order: list[str] = []
 
     async def one(name: str, **options: Any) -> None:
-        await case.engine.generate(case.prompt, Sampling(samples=4, max_new_tokens=8, temperature=8.0), **options)
+        await case.engine.generate(case.prompt, Sampling(samples=4, max_new_tokens=8, temperature=2.0), **options)
         order.append(name)
 
     await case.engine.pause()
@@ -224,7 +227,7 @@ async def swap(case: Case, policy: str) -> None:
             kept = sample.versions.count(before)
             after = GeneratedSequence(sample.token_ids[kept:], sample.logprobs[kept:])
             if after.token_ids:
-                assert case.difference(case.prompt + sample.token_ids[:kept], after, 8.0) < TOLERANCE
+                assert case.difference(case.prompt + sample.token_ids[:kept], after, 2.0) < TOLERANCE
 
 
 async def a_swap_under_load_keeps_the_cache_of_running_samples(case: Case) -> None:

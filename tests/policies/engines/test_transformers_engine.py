@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 import threading
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -22,7 +21,6 @@ from safeladder.policies import weights
 from safeladder.policies.engines.base import EngineError
 from safeladder.policies.engines.registry import create
 from safeladder.policies.engines.requests import Request
-from safeladder.policies.engines.sampling import draw, truncate, uniform
 from safeladder.policies.engines.stepper import Stepper
 from safeladder.policies.engines.transformers_engine import TransformersEngine
 from safeladder.policies.model import encode_prompt
@@ -65,83 +63,6 @@ async def until(condition: Callable[[], bool]) -> None:
     """Lets the loop run until the stepping thread has brought `condition` about; the caller's deadline bounds it."""
     while not condition():
         await asyncio.sleep(0.001)
-
-
-# ------------------------------------------------------------------------------------------------------- sampling
-
-logit_rows = st.lists(st.floats(-20, 20), min_size=1, max_size=12)
-knobs = st.builds(
-    Sampling,
-    temperature=st.floats(0.1, 3),
-    top_k=st.integers(0, 14),
-    top_p=st.floats(0.05, 1),
-    min_p=st.floats(0, 0.9),
-)
-
-
-@settings(deadline=None)
-@given(logit_rows, knobs, st.integers(0, 2**48 - 1))
-def test_the_logprob_is_that_of_the_truncated_distribution_and_only_kept_tokens_are_drawn(row, sampling, bits):
-    logits = torch.tensor([row])
-    kept = truncate(
-        (logits.double() / sampling.temperature).softmax(-1), sampling.top_k, sampling.top_p, sampling.min_p
-    )
-    expected = (kept / kept.sum()).log()[0]
-    assert bool(kept.max() == (logits.double() / sampling.temperature).softmax(-1).max()), "the most likely token stays"
-    (token,), (logprob,) = draw(logits, sampling, [bits / 2**48])
-    assert math.isfinite(logprob)
-    assert logprob == pytest.approx(float(expected[token]), abs=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("options", "kept"),
-    [
-        ({"top_k": 2}, [0.4, 0.3, 0, 0]),
-        ({"top_p": 0.7}, [0.4, 0.3, 0, 0]),
-        ({"top_p": 0.71}, [0.4, 0.3, 0.2, 0]),
-        ({"top_p": 0.01}, [0.4, 0, 0, 0]),
-        ({"min_p": 0.5}, [0.4, 0.3, 0.2, 0]),
-        ({"top_k": 3, "top_p": 0.5}, [0.4, 0.3, 0, 0]),
-    ],
-)
-def test_truncation_keeps_what_its_definition_says(options, kept):
-    masses = torch.tensor([[0.4, 0.3, 0.2, 0.1]], dtype=torch.float64)
-    assert truncate(masses, **options)[0].tolist() == kept
-
-
-def test_samples_follow_the_distribution():
-    logits = torch.tensor([[2.0, 1.0, 0.0, -1.0]])
-    draws = 20_000
-    uniforms = [uniform(7, sample, 0) for sample in range(draws)]
-    tokens, _ = draw(logits.expand(draws, -1), Sampling(), uniforms)
-    counts = Counter(tokens)
-    for token, probability in enumerate(logits.softmax(-1)[0].tolist()):
-        spread = 5 * math.sqrt(draws * probability * (1 - probability))
-        assert abs(counts[token] - draws * probability) < spread
-
-
-def test_temperature_zero_takes_the_first_of_the_most_likely():
-    assert draw(torch.tensor([[1.0, 3.0, 3.0]]), Sampling(temperature=0.0), [0.9]) == ([1], [0.0])
-
-
-@pytest.mark.parametrize("temperature", [0.0, 1.0])
-@pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_logits_without_a_distribution_are_an_error_and_never_a_token(temperature, bad):
-    with pytest.raises(EngineError, match="not finite"):
-        draw(torch.tensor([[0.0, bad]]), Sampling(temperature=temperature), [0.5])
-
-
-@given(st.integers(-(2**63), 2**64), st.integers(0, 1023), st.integers(0, 2**20))
-def test_uniforms_are_in_range_and_differ_by_each_coordinate(seed, sample, position):
-    value = uniform(seed, sample, position)
-    assert 0 <= value < 1
-    assert value == uniform(seed, sample, position)
-    assert len({value, uniform(seed + 1, sample, position), uniform(seed, sample + 1, position)}) == 3
-    assert value != uniform(seed, sample, position + 1)
-
-
-def test_the_uniforms_of_this_release_stay_as_they_are():
-    assert uniform(7, 0, 0) == 0.5507026698775839
 
 
 # ------------------------------------------------------------------------------------------------------- generation

@@ -1,0 +1,243 @@
+"""Rules for the known ways in which such training goes wrong unseen, as pure functions over the stream of events.
+
+A rule looks at what `Seen` has kept and gives findings, each with what was seen and what to do; it takes its bounds as arguments.
+`Health` runs them and tells each finding once while it lasts. The bounds are ours, except where a line names a source.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import fmean
+from typing import Any, Final
+
+from safeladder.launch.events import Event, seconds
+
+STEPS_KEPT: Final = 256
+VERDICTS_KEPT: Final = 256
+MEMORY_EVERY_S: Final = 10.0
+MEMORY_KEPT: Final = 360  # an hour
+
+
+@dataclass(frozen=True)
+class Finding:
+    """subject: what of, such as a verifier or a process; may be empty."""
+
+    rule: str
+    subject: str
+    found: str
+    advice: str
+
+
+@dataclass
+class Seen:
+    """What the rules look at. memory: process (with its pid) -> (time in s, bytes). verdicts: verifier -> whether each failed."""
+
+    steps: deque[Event] = field(default_factory=lambda: deque(maxlen=STEPS_KEPT))
+    alarms: deque[Event] = field(default_factory=lambda: deque(maxlen=16))
+    channels: dict[str, deque[tuple[float, float]]] = field(default_factory=dict)  # a step's least and largest score
+    verdicts: dict[str, deque[bool]] = field(default_factory=dict)
+    memory: dict[tuple[str, int], deque[tuple[float, float]]] = field(default_factory=dict)
+    _step: dict[str, list[float]] = field(default_factory=dict)
+
+    def note(self, event: Event) -> bool:
+        """Takes an event in. True when the rules may find something new."""
+        match event.get("event"):
+            case "step.completed":
+                self._note_step(event)
+            case "group.trained":
+                for name, scores in event["channels"].items():
+                    self._step.setdefault(name, []).extend(score for score in scores if score is not None)
+                return False
+            case "group.judged":
+                return self._note_verdicts(event)
+            case "drift.alarm":
+                self.alarms.append(event)
+            case "hub.status":
+                return self._note_memory(event)
+            case _:
+                return False
+        return True
+
+    def _note_step(self, event: Event) -> None:
+        while self.steps and self.steps[-1]["step"] >= event["step"]:  # a roll-back
+            self.steps.pop()
+        self.steps.append(event)
+        for name, scores in self._step.items():
+            if scores:
+                self.channels.setdefault(name, deque(maxlen=STEPS_KEPT)).append((min(scores), max(scores)))
+        self._step = {}
+
+    def _note_verdicts(self, event: Event) -> bool:
+        failing = False
+        for verifier, columns in event["verdicts"].items():
+            count = max((len(values) for key, values in columns.items() if key != "versions"), default=0)
+            failed = [status in ("error", "timeout") for status in columns.get("statuses", ["ok"] * count)]
+            self.verdicts.setdefault(verifier, deque(maxlen=VERDICTS_KEPT)).extend(failed)
+            failing |= any(failed)
+        return failing
+
+    def _note_memory(self, event: Event) -> bool:
+        now = seconds(event)
+        rows = [("hub/0", event["pid"], event["rss_bytes"])]
+        rows += [(name, w["pid"], w["metrics"].get("rss_bytes")) for name, w in event["workers"].items()]
+        grown = False
+        for name, pid, size in rows:
+            column = self.memory.setdefault((name, pid), deque(maxlen=MEMORY_KEPT))
+            if size is not None and (not column or now - column[-1][0] >= MEMORY_EVERY_S):
+                column.append((now, float(size)))
+                grown = True
+        live = {(name, pid) for name, pid, _ in rows}
+        self.memory = {key: column for key, column in self.memory.items() if key in live}
+        return grown
+
+    def last(self, count: int) -> list[Event]:
+        """The last steps; none when there are fewer."""
+        return list(self.steps)[-count:] if len(self.steps) >= count else []
+
+
+# ------------------------------------------------------------------------------------------------------------- the rules
+
+
+def mismatch_drift(seen: Seen, steps: int = 5, mismatch: float = 0.1) -> Iterator[Finding]:
+    """The engine samples from another policy than the learner has. mismatch: k3 estimate of KL(behaviour || proximal), nats."""
+    advice = (
+        "compare the generators' dtype and engine version with the learner's, look for weights.refused and weights.loaded in their "
+        "logs, restart them; lower staleness.eta or learner.learning_rate if the weights are the same"
+    )
+    recent = seen.last(steps)
+    if seen.alarms and seen.steps and seen.steps[-1]["step"] - seen.alarms[-1]["step"] < steps:
+        yield Finding("mismatch_drift", "", str(seen.alarms[-1]["reason"]), advice)
+    elif recent and (mean := fmean(step["mismatch"] for step in recent)) > mismatch:
+        yield Finding("mismatch_drift", "", f"mismatch {mean:.3g} nats over {steps} steps, {mismatch:g} may be", advice)
+
+
+def ess_collapse(seen: Seen, steps: int = 5, least: float = 0.3) -> Iterator[Finding]:
+    """The correction rests on a few tokens. least: effective share of the tokens, 0 to 1."""
+    recent = seen.last(steps)
+    if recent and (mean := fmean(step["ess"] for step in recent)) < least:
+        yield Finding(
+            "ess_collapse",
+            "",
+            f"effective share {mean:.2f} of the tokens over {steps} steps, {least:g} should be",
+            "the batch is too far off-policy: lower staleness.eta, learner.epochs or learner.minibatches, or truncate the weights",
+        )
+
+
+def length_bias(seen: Seen, steps: int = 3, most: float = 0.1, samples: int = 200) -> Iterator[Finding]:
+    """What is trained is not as long as what was drawn. most: KL in nats; samples: fewer trained say nothing."""
+    recent = seen.last(steps)
+    values = [step["selection_bias"] for step in recent if step["selection_bias"] is not None]
+    if recent and len(values) == steps and min(values) > most and sum(s["samples"] for s in seen.steps) >= samples:
+        yield Finding(
+            "length_bias",
+            "",
+            f"KL(lengths trained || lengths drawn) {values[-1]:.3g} nats over {steps} steps, {most:g} may be",
+            "long completions are lost on the way: raise staleness.eta or use staleness.policy pace, look at the reasons of "
+            "group.dropped and at truncated_ratio",
+        )
+
+
+def dead_channel(seen: Seen, steps: int = 10) -> Iterator[Finding]:
+    """A verifier, or a whole family, that says the same of everything teaches nothing."""
+    advice = "look at its verdicts (safeladder why ID): is the verifier broken, the task too easy or too hard, the range too narrow?"
+    for name, column in sorted(seen.channels.items()):
+        recent = list(column)[-steps:]
+        if len(recent) == steps and min(low for low, _ in recent) == max(high for _, high in recent):
+            found = f"every score was {recent[0][0]:g} over {steps} steps"
+            yield Finding("dead_channel", f"verifier {name}", found, advice)
+    families: dict[str, list[float]] = {}
+    for step in seen.steps:
+        for label, mean in step["families"].items():
+            if mean is not None:
+                families.setdefault(label, []).append(mean)
+    for label, means in sorted(families.items()):
+        if len(means) >= steps and min(means[-steps:]) == max(means[-steps:]):
+            found = f"the mean reward was {means[-1]:g} in each of {steps} steps"
+            yield Finding("dead_channel", f"family {label}", found, advice)
+
+
+def verifier_errors(seen: Seen, most: float = 0.1, verdicts: int = 16, steps: int = 5) -> Iterator[Finding]:
+    """Failed verdicts leave samples out, and not at random. most: share of a verifier's verdicts, or of samples unjudged."""
+    advice = "see verdict.failed in the pool's log for the error; raise its timeout_s, give it replicas, or repair what it asks"
+    for name, column in sorted(seen.verdicts.items()):
+        recent = list(column)[-4 * verdicts :]
+        if len(recent) >= verdicts and (share := fmean(recent)) > most:
+            found = f"{share:.0%} of its last {len(recent)} verdicts failed, {most:.0%} may"
+            yield Finding("verifier_errors", f"verifier {name}", found, advice)
+    last = seen.last(steps)
+    total = sum(step["samples"] for step in last)
+    if total and (share := sum(step["unjudged_samples"] for step in last) / total) > most:
+        found = f"{share:.0%} of the samples of {steps} steps had no reward, {most:.0%} may"
+        yield Finding("verifier_errors", "", found, advice)
+
+
+def multiplier_saturation(seen: Seen, steps: int = 5) -> Iterator[Finding]:
+    """A constraint that is broken although its multiplier cannot rise any more."""
+    recent = seen.last(steps)
+    for name in recent[-1]["constraints"] if recent else ():
+        rows = [step["constraints"].get(name) for step in recent]
+        if all(row and row["saturated"] and row["margin"] is not None and row["margin"] < 0 for row in rows):
+            row = rows[-1]
+            yield Finding(
+                "multiplier_saturation",
+                f"constraint {name}",
+                f"multiplier at its bound {row['multiplier']:g} for {steps} steps, cost {row['cost']:g} above {row['limit']:g}",
+                f"the limit cannot be held as it is: raise constraints.{name}.maximum or its limit, or look whether the cost can fall",
+            )
+
+
+def memory_growth(
+    seen: Seen, window_s: float = 300.0, warmup_s: float = 60.0, factor: float = 1.3, least_bytes: float = 256 * 2**20
+) -> Iterator[Finding]:
+    """A process that grows and grows. Five equal parts of the window, each larger than the one before in its mean."""
+    for (name, _), column in sorted(seen.memory.items()):
+        rows = [(at, size) for at, size in column if at >= column[0][0] + warmup_s and at >= column[-1][0] - window_s]
+        if not rows or rows[-1][0] - rows[0][0] < window_s / 2:
+            continue
+        parts = [fmean(size for _, size in rows[len(rows) * k // 5 : len(rows) * (k + 1) // 5]) for k in range(5)]
+        rises = all(before < after for before, after in pairwise(parts))
+        first, last = parts[0], parts[-1]
+        if rises and last > factor * first and last - first > least_bytes:
+            minutes = (rows[-1][0] - rows[0][0]) / 60
+            yield Finding(
+                "memory_growth",
+                name,
+                f"from {first / 2**20:.0f} to {last / 2**20:.0f} MiB in {minutes:.0f} min, and steadily",
+                "it will be killed when memory is used up; its works will go to others. If the actor is yours, it keeps something",
+            )
+
+
+RULES: Final[Sequence[Callable[[Seen], Iterator[Finding]]]] = (
+    mismatch_drift,
+    ess_collapse,
+    length_bias,
+    dead_channel,
+    verifier_errors,
+    multiplier_saturation,
+    memory_growth,
+)
+
+
+class Health:
+    """Runs the rules over the stream."""
+
+    def __init__(self) -> None:
+        self.seen = Seen()
+        self.lasting: dict[tuple[str, str], Finding] = {}
+
+    def note(self, event: Event) -> list[Finding]:
+        """Takes an event in; what is found now and was not before it."""
+        if not self.seen.note(event):
+            return []
+        found = {(f.rule, f.subject): f for rule in RULES for f in rule(self.seen)}
+        fresh = [finding for key, finding in found.items() if key not in self.lasting]
+        self.lasting = found
+        return fresh
+
+    @property
+    def step(self) -> dict[str, Any]:
+        """`step`, where one was made."""
+        return {"step": self.seen.steps[-1]["step"]} if self.seen.steps else {}

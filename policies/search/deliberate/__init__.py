@@ -1,0 +1,1 @@
+"""Deliberative search: think, search, read, state a confidence, answer. `grammar.py` is what is written, `trajectory.py` how."""

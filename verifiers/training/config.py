@@ -1,0 +1,75 @@
+"""The configuration of heads to train, read strictly: an unknown key fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from safeladder.verifiers.training.fit import Fitting
+from safeladder.verifiers.training.gate import Gate
+
+
+class ConfigError(ValueError):
+    """A training configuration does not say what it must, and which key is at fault."""
+
+
+class Source(msgspec.Struct, forbid_unknown_fields=True):
+    """One set. `reader`: its name in `readers.READERS`, with `options`; `file`: relative to the data folder (`embedded` for the task file
+    that ships); `held_out`: only measured on, never trained on."""
+
+    name: str
+    reader: str = "rows"
+    file: str = ""
+    options: dict[str, Any] = {}
+    licence: str = ""
+    held_out: bool = False
+
+
+class HeadConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """One head. `takes`: see `heads.bundle.Said`; `context: grounding`: the numbers of `heads/grounding.py`.
+
+    `folds`: lists of sources; for each, a head is trained without them and measured on them, and thrown away.
+    `baseline`: measure a bag of words (`baseline.py`) on the same rows.
+    """
+
+    reads: Literal["first", "second", "both"]
+    classes: list[str]
+    data: list[Source]
+    hidden: int = 48
+    wide: bool = True
+    takes: list[str] = []
+    context: Literal["", "grounding"] = ""
+    fitting: Fitting = Fitting()
+    folds: list[list[str]] = []
+    deduplicate: bool = True
+    baseline: bool = False
+
+
+class HeadsConfig(msgspec.Struct, forbid_unknown_fields=True):
+    """A file of heads. Paths are relative to the configuration. `evaluation`: files that no training row may share text with.
+
+    `templates` and `planted`: files of jailbreak wrappers and of sentences to plant, for training; every third is kept for measuring.
+    """
+
+    kind: Literal["heads"]
+    out: str
+    data: str
+    heads: dict[str, HeadConfig]
+    templates: str = ""
+    planted: str = ""
+    evaluation: list[str] = []
+    gate: Gate = Gate()
+    seed: int = 20_250_728
+
+
+def load(path: Path) -> HeadsConfig:
+    """The configuration in a YAML file. Raises ConfigError."""
+    try:
+        return msgspec.convert(yaml.safe_load(path.read_text(encoding="utf-8")), HeadsConfig)
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration at {path}") from None
+    except (yaml.YAMLError, msgspec.ValidationError) as error:
+        raise ConfigError(f"{path}: {error}") from None
