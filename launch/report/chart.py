@@ -126,7 +126,9 @@ def _around(walks: Sequence[Walk]) -> _Plane:
     xs = np.concatenate([walk.x for walk in walks])
     ys = np.concatenate([np.concatenate([walk.y, walk.low, walk.high]) for walk in walks])
     size = 1.15 * max(float(np.ptp(xs)), float(np.ptp(ys)), 0.05)
-    return _Plane(float(xs.min() + xs.max() - size) / 2, float(ys.min() + ys.max() - size) / 2, size)
+    corner = [float(values.min() + values.max() - size) / 2 for values in (xs, ys)]
+    left, bottom = (min(max(0.0, low), max(0.0, 1.02 - size)) for low in corner)  # nothing is below 0 or above 1
+    return _Plane(left, bottom, size)
 
 
 def _walked(walk: Walk, plane: _Plane) -> str:

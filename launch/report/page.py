@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 
@@ -45,6 +46,7 @@ svg.square { max-width: 460px; margin: 0 auto; } .grid { stroke: var(--rule); st
   .c5.fill, circle.c5, i.c5 { fill: var(--c5); background: var(--c5); }
 .c6.fill, circle.c6, i.c6 { fill: var(--c6); background: var(--c6); }
   .c7.fill, circle.c7, i.c7 { fill: var(--c7); background: var(--c7); }
+.unknown { fill: none; stroke: var(--rule); stroke-dasharray: 3 3; } .stack { display: grid; gap: 14px; }
 .idle { fill: var(--idle); } i.idle { background: var(--idle); }
   .key { display: flex; flex-wrap: wrap; gap: 4px 16px; margin: 6px 0 12px; font-size: 13px; }
 .key i { display: inline-block; width: 12px; height: 12px; border-radius: 2px; margin-right: 6px;
@@ -52,7 +54,7 @@ svg.square { max-width: 460px; margin: 0 auto; } .grid { stroke: var(--rule); st
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: 4px 14px 4px 0; border-bottom: 1px solid var(--rule); vertical-align: top; }
   th { color: var(--soft); font-weight: 600; }
-td.n, th.n { text-align: right; } td { overflow-wrap: anywhere; }
+td.n, th.n { text-align: right; } td { overflow-wrap: break-word; max-width: 52ch; } .wide { margin: 10px 0; }
   pre { white-space: pre-wrap; overflow-wrap: anywhere; font-size: 12px; margin: 4px 0; }
 details { margin: 8px 0; } summary { cursor: pointer; }
 @media (max-width: 600px) { body { padding: 14px 12px 40px; } th, td { padding-right: 10px; }
@@ -98,10 +100,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """Everything is escaped; numbers stand to the right."""
     if not rows:
         return '<p class="none">nothing to show</p>'
-    right = [
-        all(isinstance(row[place], (int, float)) or row[place] in ("-", "") for row in rows)
-        for place in range(len(head))
-    ]
+    right = [all(_is_number(row[place]) for row in rows) for place in range(len(head))]
     top = "".join(f"<th{_side(right[place])}>{escape(name)}</th>" for place, name in enumerate(head))
     body = "".join(
         "<tr>"
@@ -114,6 +113,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def details(summary: str, body: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>{body}</details>"
+
+
+def _is_number(cell: object) -> bool:
+    return isinstance(cell, (int, float)) or re.fullmatch(r"-|[-+]?[\d.]+[%°]?", str(cell)) is not None
 
 
 def _side(right: bool) -> str:

@@ -65,7 +65,7 @@ def timelines(views: Sequence[RunView]) -> str:
     ]
     intro = (
         "Each row is a process; the height of a colour is the share of that moment spent on it. What is left pale is a bubble: alive, and "
-        "nothing to do. Rows without colour belong to processes whose log does not tell when they work."
+        "nothing to do. Dashed rows belong to processes whose log does not tell when they work."
     )
     return section(
         "Utilisation and bubbles",
@@ -137,9 +137,10 @@ def _row(process: ProcessView, place: int, begin: float, end: float) -> str:
     top, width = place * (ROW + GAP), WIDTH - NAME
     life = _life(process) or (process.began or begin, process.ended or end)
     left, right = (NAME + width * (at - begin) / (end - begin) for at in life)
+    kind, wide = "unknown" if process.busy is None else "idle", max(right - left, 0.5)
     parts = [
         f'<text x="{NAME - 8}" y="{top + 15}" text-anchor="end">{escape(process.name)}</text>',
-        f'<rect class="idle" x="{left:.1f}" y="{top}" width="{max(right - left, 0.5):.1f}" height="{ROW}"/>',
+        f'<rect class="{kind}" x="{left:.1f}" y="{top}" width="{wide:.1f}" height="{ROW}"/>',
     ]
     heights = np.zeros(STRETCHES)
     for name, worked in process.activities.items():

@@ -15,7 +15,8 @@ from safeladder.launch.view.state import RunView
 WINDOWS: Final = 10  # points of a trajectory
 # channels that say whether an answer is right: the rules that compare it with a known one
 ANSWERS: Final = ("boxed", "choice", "match", "instruction")
-Z: Final = 1.96
+FEWEST: Final = 3  # steps of a point, where the run has so many
+Z: Final = 1.96  # of a 95 % interval
 
 
 def colours(views: Sequence[RunView]) -> list[tuple[str, str]]:
@@ -36,12 +37,12 @@ def capability(view: RunView) -> Floats:
 
 
 def walk(view: RunView, colour: int) -> Walk | None:
-    """Safety (share of samples not judged unsafe) and capability over ten equal parts of the run, with Wilson's 95 % interval of the
+    """Safety (share of samples not judged unsafe) and capability over up to ten equal parts of the run, with Wilson's 95 % interval of the
     first. None where one of them was never measured."""
     safe, able, steps = 1.0 - view.steps.column("unsafe_rate"), capability(view), view.steps.steps
     samples = view.steps.column("samples")
     x, y, low, high, labels = [], [], [], [], []
-    for part in np.array_split(np.arange(len(steps)), min(WINDOWS, max(1, len(steps)))):
+    for part in np.array_split(np.arange(len(steps)), max(1, min(WINDOWS, len(steps) // FEWEST))):
         known_safe, known_able = finite(safe[part]), finite(able[part])
         if not len(known_safe) or not len(known_able):
             continue
@@ -67,7 +68,7 @@ def wilson(share: float, count: float) -> tuple[float, float]:
 def trajectories(views: Sequence[RunView]) -> str:
     walks = [found for place, view in enumerate(views) if (found := walk(view, place)) is not None]
     intro = (
-        "Each point is a tenth of a run: across, how often answers were right (mean of the channels "
+        "Each point is a tenth of a run (of a short one, three steps or more): across, how often answers were right (mean of the channels "
         f"{', '.join(ANSWERS)}); up, the share of samples that no verifier judged unsafe, with its 95 % interval. The ring is where "
         "a run began, the large dot where it ended; on the dashed line both are equal. Both are measured on the samples of the "
         "training itself and put together so by this report: no benchmark."
@@ -95,7 +96,7 @@ def trajectories(views: Sequence[RunView]) -> str:
         _over_steps("capability: answers that were right", views, capability, 0.0, 1.0),
     ]
     squares = [trajectory(walks, "capability", "safety"), trajectory(walks, "capability", "safety", enlarged=True)]
-    pictures = f'<div class="beside">{"".join(squares)}{"".join(over_steps)}</div>'
+    pictures = f'<div class="beside">{"".join(squares)}<div class="stack">{"".join(over_steps)}</div></div>'
     note = "Direction: angle of the way from the first to the last point; 45° is both alike, 90° safety alone, 0° capability alone."
     plain = table(head, [[_plain(cell) for cell in row] for row in rows])
     said = f"<p class='soft'>{note}</p>"
@@ -185,14 +186,20 @@ def _metric(
     high: float | None = None,
     limit: float | None = None,
 ) -> str:
-    lines = [Line(view.path.name, view.steps.steps, view.steps.column(name), place) for place, view in enumerate(views)]
+    lines = [
+        Line(view.path.name, view.steps.steps.astype(np.float64), view.steps.column(name), place)
+        for place, view in enumerate(views)
+    ]
     return curves(title, lines, low, high, limit)
 
 
 def _over_steps(
     title: str, views: Sequence[RunView], figure: Callable[[RunView], Floats], low: float | None, high: float | None
 ) -> str:
-    lines = [Line(view.path.name, view.steps.steps, figure(view), place) for place, view in enumerate(views)]
+    lines = [
+        Line(view.path.name, view.steps.steps.astype(np.float64), figure(view), place)
+        for place, view in enumerate(views)
+    ]
     return curves(title, lines, low, high)
 
 
@@ -203,7 +210,7 @@ def _names(views: Sequence[RunView], prefix: str) -> list[str]:
 
 
 def _ratio(above: Floats, below: Floats) -> Floats:
-    return np.divide(above, below, out=np.full(len(above), NAN), where=below > 0)
+    return np.asarray(np.divide(above, below, out=np.full(len(above), NAN), where=below > 0), np.float64)
 
 
 def _angle(right: float, up: float) -> str:

@@ -30,7 +30,7 @@ class Monitor(App[None]):
 
     TITLE = "safeladder top"
     ENABLE_COMMAND_PALETTE = False
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (130, "-wide")]
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (130, "-wide")]  # noqa: RUF012 - declared so by App
     BINDINGS: ClassVar[list[BindingType]] = [Binding("q", "quit", "quit")]
     CSS = """
     #headline { height: 1; padding: 0 1; }

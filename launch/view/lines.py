@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from safeladder.launch.events import files
+
 _MARK: Final = b'"event":"'
 _QUIET: Final = (b'"level":"info"', b'"level":"debug"')
 _HEAD: Final = 200  # bytes in which our own lines carry level and event
@@ -32,11 +34,11 @@ class Lines:
 
     def size(self) -> int:
         """Bytes of all files as they are now, those already read included."""
-        return sum(path.stat().st_size for path in _files(self._folder))
+        return sum(path.stat().st_size for path in files(self._folder))
 
     def read(self) -> Iterator[tuple[bytes, bytes, bool]]:
         """(name of the event, the line, whether it is a warning or an error) of each new line that is wanted; file by file."""
-        for path in _files(self._folder):
+        for path in files(self._folder):
             try:
                 file = path.open("rb", buffering=_BUFFER)
             except FileNotFoundError:  # rotated away since it was listed; the next call finds it under its new name
@@ -68,11 +70,3 @@ class Lines:
                     yield name, line, loud
         finally:  # also where the reader stops in between
             self._offsets[key] = offset
-
-
-def _files(folder: Path) -> list[Path]:
-    """Each file after its own closed segments, oldest first."""
-    closed = [path for path in folder.glob("*.jsonl.*") if path.suffix[1:].isdigit()]
-    found = [(path.stem, int(path.suffix[1:]), path) for path in closed]
-    found += [(path.name, 1 << 62, path) for path in folder.glob("*.jsonl")]
-    return [path for _, _, path in sorted(found)]

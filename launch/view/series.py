@@ -127,10 +127,10 @@ class Timeline:
         if np.isnan(self._begin) or end <= begin:
             return np.zeros(count)
         amounts = np.interp(np.linspace(begin, end, count + 1), self._edges(), self._before)
-        return np.diff(amounts) / ((end - begin) / count)
+        return np.asarray(np.diff(amounts) / ((end - begin) / count), np.float64)
 
     def _edges(self) -> Floats:
-        return self._begin + self._width * np.arange(self.BUCKETS + 1)
+        return np.asarray(self._begin + self._width * np.arange(self.BUCKETS + 1), np.float64)
 
     def _spread(self, begins: Floats, ends: Floats, amounts: Floats) -> None:
         """Each stretch is a ramp of the amount so far: density * (x - begin) from its begin, less the same from its end."""
@@ -191,7 +191,7 @@ class Worked(Timeline):
             return known
         edges = np.linspace(begin, end, count + 1)
         overlap = np.minimum(self._recent[:, 1:], edges[1:]) - np.maximum(self._recent[:, :1], edges[:-1])
-        return known + np.clip(overlap, 0.0, None).sum(0) / ((end - begin) / count)
+        return np.asarray(known + np.clip(overlap, 0.0, None).sum(0) / ((end - begin) / count), np.float64)
 
 
 def _merge(stretches: Floats) -> Floats:
