@@ -9,6 +9,7 @@ same tokens as an uninterrupted one, and under newer ones the same prefix.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -32,7 +33,7 @@ def output(
     decode: Callable[[list[int]], str],
 ) -> Output:
     """The group with its completions and the arrays that `messages.Group` lists, complete or not."""
-    columns = {
+    columns: dict[str, list[list[Any]]] = {
         "completion_ids": [sequence.token_ids for sequence in sequences],
         "behaviour_logprobs": [sequence.logprobs for sequence in sequences],
         "versions": [sequence.versions for sequence in sequences],
@@ -71,8 +72,8 @@ def sequences_of(group: m.Group, arrays: Arrays, prompt_ids: Sequence[int]) -> l
     for finish, end, length in zip(finishes, np.cumsum(lengths).tolist(), lengths, strict=True):
         if finish == "error":
             raise Misfit("one of its samples has failed")
-        columns = [arrays[name][end - length : end].tolist() for name in PER_TOKEN]
-        sequences.append(GeneratedSequence(*columns, finish))
+        ids, logprobs, versions = (arrays[name][end - length : end].tolist() for name in PER_TOKEN)
+        sequences.append(GeneratedSequence(ids, logprobs, versions, finish))
     return sequences
 
 

@@ -35,7 +35,8 @@ from safeladder.verifiers.rules.match import normalise
 class DeliberationOptions:
     """How questions are answered where they do not say it themselves.
 
-    generator: the queue that draws. judges: the queues whose verifiers judge, in order. dimensions: what is judged -> verifier.
+    generator: the queue that draws. judges: the queues whose verifiers judge, in order. dimensions: what is judged -> verifier;
+    empty: safety alone (a default here would be added to what a file names, not replaced by it).
     weights: dimension -> weight; empty: those of the question's context. strategy, options: of `policies/search`.
     aggregation, prior, veto: see `policies/search/scoring.py`. delimiters: strings that end a step. tokens, calls, seconds: the most
     that a question may spend. deadline_s: of one call to a pool. fallback: said when no answer may be given. retriever: the queue that
@@ -44,7 +45,7 @@ class DeliberationOptions:
 
     generator: str = "generator"
     judges: list[str] = field(default_factory=lambda: ["safety"])
-    dimensions: dict[str, str] = field(default_factory=lambda: {"safety": "safety"})
+    dimensions: dict[str, str] = field(default_factory=dict)
     weights: dict[str, float] = field(default_factory=dict)
     strategy: str = "best_of_n"
     options: dict[str, Any] = field(default_factory=dict)
@@ -63,6 +64,9 @@ class DeliberationOptions:
     deliberate: DeliberateOptions = field(default_factory=DeliberateOptions)
     abstention: str = "I am not certain enough of an answer to this."
 
+    def __post_init__(self) -> None:
+        self.dimensions = self.dimensions or {"safety": "safety"}
+
 
 class Deliberation:
     """Answers questions over the pools of a run. One for a process; any number of questions at once."""
@@ -78,10 +82,13 @@ class Deliberation:
         except registry.UnknownStrategy as error:
             raise ConfigError(str(error)) from error
 
-    async def answer(self, name: str, question: m.Question, lane: m.Lane = "interactive") -> m.Answer:
-        """Searches as `question` says. Raises UnknownStrategy for a strategy or options that there are not, and CallError when
-        the pools do not answer."""
-        result, kind = await self.search(name, question, lane)
+    async def answer(
+        self, name: str, question: m.Question, lane: m.Lane = "interactive", watch: Callable[[Node], None] | None = None
+    ) -> m.Answer:
+        """Searches as `question` says; `watch` as in `search`. Raises UnknownStrategy for a strategy or options that there are
+        not, and CallError when the pools do not answer."""
+        asked = self.asked(name, question)
+        result, kind = await self.search(name, question, lane, watch, asked)
         chosen, strategy = result.chosen, question.strategy or self.options.strategy
         deliberated = strategy == registry.DELIBERATE
         if chosen is not None:
@@ -102,6 +109,7 @@ class Deliberation:
                 "tokens": result.spent.tokens,
                 "calls": result.spent.calls,
                 "seconds": round(result.spent.seconds, 3),
+                "prompt_tokens": len(asked.token_ids or ()),
             },
             ended=result.ended,
             context=kind,
@@ -110,9 +118,15 @@ class Deliberation:
         )
 
     async def search(
-        self, name: str, question: m.Question, lane: m.Lane = "interactive", watch: Callable[[Node], None] | None = None
+        self,
+        name: str,
+        question: m.Question,
+        lane: m.Lane = "interactive",
+        watch: Callable[[Node], None] | None = None,
+        asked: Asked | None = None,
     ) -> tuple[Result, str]:
-        """The search itself, with the context that weighed it. `watch` is called with each node that was judged."""
+        """The search itself, with the context that weighed it. `watch` is called with each node that was judged. `asked`: what
+        `self.asked` made of this question, for a caller who wants to look at it afterwards."""
         options, language = self.options, language_of(question.text)
         routed = context.route(question.text)
         weights = options.weights or context.among(routed.weights, set(options.dimensions))
@@ -126,7 +140,7 @@ class Deliberation:
         if (question.strategy or options.strategy) == registry.DELIBERATE:
             return await self._deliberate(name, question, caller, combination, budget, watch), routed.kind
         strategy = registry.create(*self._strategy(question, language))
-        problem = Problem(self._asked(name, question, language), question.seed, encode=self._encode)
+        problem = Problem(asked or self.asked(name, question), question.seed, encode=self._encode)
         result = await strategy.search(
             problem,
             PoolSampler(caller, options.generator, options.delimiters, question.temperature),
@@ -155,7 +169,7 @@ class Deliberation:
         chosen = answers.options_of(options.deliberate, given | question.options)
         chosen.turn_tokens = min(chosen.turn_tokens, question.max_new_tokens)
         language = language_of(question.text)
-        asked = self._asked(name, question, language)
+        asked = self.asked(name, question)
         asked.system = instructed(asked.system, language)
         answering = Answering(
             PoolTurnSampler(caller, options.generator, m.Sampling(temperature=question.temperature)),
@@ -199,7 +213,9 @@ class Deliberation:
             chosen.setdefault("language", language)
         return name, chosen
 
-    def _asked(self, name: str, question: m.Question, language: str) -> Asked:
+    def asked(self, name: str, question: m.Question) -> Asked:
+        """The question as the pools know it, its works named after `name`."""
+        language = language_of(question.text)
         extra = {"turns": msgspec.to_builtins(question.turns)} if question.turns else {}
         record = m.Record(id=name, label="question", prompt=question.text, language=language, extra=extra)
         policy = self._config.policy

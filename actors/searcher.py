@@ -20,6 +20,7 @@ from safeladder.actors.actor import Actor, Delivery, Output, Reject
 from safeladder.actors.deliberation import Deliberation, DeliberationOptions, instructed, language_of, tokenizer_of
 from safeladder.actors.pools import Asked, Caller
 from safeladder.actors.trajectories import PoolRetriever, PoolTurnSampler, all_or_none, group_of, seed_of
+from safeladder.policies.finding import resolve
 from safeladder.policies.search.deliberate.grammar import Action
 from safeladder.policies.search.deliberate.trajectory import Segment, Trajectory, deliberate
 from safeladder.policies.search.registry import UnknownStrategy
@@ -36,10 +37,8 @@ class Searcher(Actor):
         pass
 
     async def start(self) -> None:
-        from safeladder.policies import model
-
         policy = self.config.policy
-        path = await asyncio.to_thread(model.resolve, policy.model, policy.cache and Path(policy.cache))
+        path = await asyncio.to_thread(resolve, policy.model, policy.cache and Path(policy.cache))
         self._deliberation = Deliberation(self.options, self.config, self.link, tokenizer_of(path))
 
     async def handle(self, delivery: Delivery) -> m.Answer | Output:

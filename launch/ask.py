@@ -1,15 +1,19 @@
-"""`safeladder ask`: one question to the searcher of a live run, or of a finished one that is served again for it."""
+"""`safeladder ask`: one question over the pools of a live run, or of a finished one that is served again for it."""
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
+from safeladder.actors.deliberation import Deliberation, DeliberationOptions, tokenizer_of
 from safeladder.launch.config import ConfigError, load_resolved
 from safeladder.launch.rundir import RunDirectory
 from safeladder.launch.serve import served
-from safeladder.protocol import codec
+from safeladder.policies.finding import resolve
+from safeladder.policies.search.tree import Node
 from safeladder.protocol import messages as m
 from safeladder.protocol.keys import load_worker
 from safeladder.protocol.transport import CallError, Link
@@ -32,15 +36,19 @@ def client(run: RunDirectory, purpose: str, deadline_s: float = 10.0) -> Link:
     return link
 
 
-def ask(run: RunDirectory, question: m.Question, deadline_s: float = 180.0) -> m.Answer:
-    """Asks the searcher of a run; one that has ended is served again for it, which takes some seconds.
+def ask(run: RunDirectory, question: m.Question, watch: Callable[[Node], None] | None = None) -> m.Answer:
+    """Searches for an answer over the pools of a run; one that has ended is served again for it, which takes some seconds.
 
-    Raises ConfigError, LinkError, AskError.
+    `watch` is called with each judged step. Raises ConfigError, LinkError, AskError, UnknownStrategy.
     """
+    config = load_resolved(run.config)
+    if "searcher" not in config.pools:
+        raise ConfigError(f"{run.config} names no pool `searcher`, which says how questions are answered")
+    options = DeliberationOptions(**config.pools["searcher"].options)
     if is_live(run):
-        return ask_live(run, question, deadline_s)
+        return _ask_live(run, options, question, watch)
     with served(run) as serving:
-        return ask_live(serving, question, deadline_s)
+        return _ask_live(serving, options, question, watch)
 
 
 def is_live(run: RunDirectory) -> bool:
@@ -54,19 +62,18 @@ def is_live(run: RunDirectory) -> bool:
     return False
 
 
-def ask_live(run: RunDirectory, question: m.Question, deadline_s: float) -> m.Answer:
-    """One call to the queue `searcher` of a live run."""
+def _ask_live(
+    run: RunDirectory, options: DeliberationOptions, question: m.Question, watch: Callable[[Node], None] | None
+) -> m.Answer:
+    """The search itself, in this process, as the run's searcher would do it."""
+    config = load_resolved(run.config)
+    tokenizer = tokenizer_of(resolve(config.policy.model, Path(config.policy.cache) if config.policy.cache else None))
     link = client(run, "client")
     try:
-        work = codec.pack(question, id=f"question-{uuid.uuid4().hex}", route=["searcher"], lane="interactive")
-        try:
-            parcel = link.call(work, deadline_s).result(deadline_s + 5)
-        except CallError as error:
-            raise AskError(f"no answer from {run.path.name}: {error}") from error
-        answer, _ = codec.unpack(parcel)
-        if not isinstance(answer, m.Answer):
-            raise AskError(f"the searcher sent a {type(answer).__name__}")
-        return answer
+        deliberation = Deliberation(options, config, link, tokenizer)
+        return asyncio.run(deliberation.answer(f"question-{uuid.uuid4().hex}", question, watch=watch))
+    except CallError as error:
+        raise AskError(f"no answer from {run.path.name}: {error}") from error
     finally:
         link.close("done")
 

@@ -61,11 +61,24 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("folder", metavar="RUN", type=Path)
     summary = add("summary", _summary, "show what a run came to")
     summary.add_argument("folder", metavar="RUN", type=Path)
-    ask = add("ask", _ask, "ask the searcher of a run")
-    ask.add_argument("text")
-    ask.add_argument("--run", type=Path, required=True)
-    ask.add_argument("--candidates", type=int, default=4, help="answers that are sampled and judged")
-    ask.add_argument("--all", action="store_true", help="show every candidate with its score and label")
+    top = add(
+        "top", _top, "watch a run, live or afterwards: who does what, who waits for whom, what the training comes to"
+    )
+    top.add_argument("folder", metavar="RUN", type=Path)
+    top.add_argument("--once", action="store_true", help="print it once and end")
+    top.add_argument("--json", action="store_true", help="with --once: for programs")
+    report = add("report", _report, "write one HTML page about a run, or about several beside each other")
+    report.add_argument("folders", metavar="RUN", nargs="+", type=Path)
+    report.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE")
+    report.add_argument("--texts", action="store_true", help="with examples, where the run has logged texts")
+    _add_ask(add("ask", _ask, "ask a run, and watch the search for an answer"))
+    serve = add("serve", _serve, "serve a run to OpenAI clients, and a console for people")
+    serve.add_argument("folder", metavar="RUN", type=Path, help="a live run, or one that has ended")
+    serve.add_argument("--host", help="where to listen; beyond 127.0.0.1 only with keys")
+    serve.add_argument("--port", type=int, help="0: any free one; 8000 where nothing else is said")
+    serve.add_argument(
+        "--key-file", type=Path, metavar="FILE", help="API keys, a line each: `OWNER KEY`, or a key alone"
+    )
     _add_verify(add("verify", _verify, "run a verifier over JSON lines, and measure it where they are labelled"))
     _add_training(
         add("train-verifier", _train_verifier, "train a verifier, and report how it does on rows it never saw")
@@ -95,6 +108,22 @@ def _parser() -> argparse.ArgumentParser:
     keys.add_argument("--config", default="embedded", help="the cluster.yaml whose workers get keys")
     add("schema", _schema, "print the JSON Schema of the wire")
     return parser
+
+
+def _add_ask(ask: argparse.ArgumentParser) -> None:
+    ask.add_argument("text")
+    ask.add_argument("--run", type=Path, required=True)
+    ask.add_argument("--strategy", default="", help="of policies/search; the searcher's own where none is named")
+    ask.add_argument(
+        "--option", dest="options", action="append", default=[], metavar="KEY=VALUE", help="of the strategy"
+    )
+    ask.add_argument("--candidates", type=int, default=4, help="answers that best_of_n samples and judges")
+    ask.add_argument("--max-new-tokens", type=int, default=128, help="of the answer")
+    ask.add_argument("--seed", type=int, default=0)
+    ask.add_argument("--all", action="store_true", help="print every candidate with its score and label")
+    ask.add_argument(
+        "--json", action="store_true", help="print the answer with its whole tree as JSON, and nothing else"
+    )
 
 
 def _add_verify(verify: argparse.ArgumentParser) -> None:
@@ -245,16 +274,67 @@ def _summary(chosen: argparse.Namespace) -> int:
     return 0
 
 
+def _top(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.top import once
+
+    if not chosen.once and not chosen.json:
+        from safeladder.launch.top.app import Monitor
+
+        Monitor(once.opened(chosen.folder)).run()
+        return 0
+    view, shown = once.now(chosen.folder)
+    if chosen.json:
+        print(once.as_json(shown))
+    else:
+        once.show(view, shown, sys.stdout)
+    return 0
+
+
+def _report(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.report.write import write
+
+    print(write(chosen.folders, chosen.out, chosen.texts))
+    return 0
+
+
 def _ask(chosen: argparse.Namespace) -> int:
+    import msgspec
+
     from safeladder.launch.ask import ask
+    from safeladder.launch.ask_report import Report
     from safeladder.launch.rundir import RunDirectory
+    from safeladder.launch.verify import options_of
     from safeladder.protocol.messages import Question
 
-    answer = ask(RunDirectory(chosen.run), Question(chosen.text, candidates=chosen.candidates))
+    question = Question(
+        chosen.text,
+        candidates=chosen.candidates,
+        max_new_tokens=chosen.max_new_tokens,
+        seed=chosen.seed,
+        strategy=chosen.strategy,
+        options=options_of(chosen.options),
+    )
+    report = Report(sys.stderr)
+    answer = ask(RunDirectory(chosen.run), question, None if chosen.json else report.step)
+    if chosen.json:
+        print(msgspec.json.format(msgspec.json.encode(answer)).decode())
+        return 0
+    report.finish(answer)
     print(answer.text)
     for candidate in answer.candidates if chosen.all else []:
         score = "not accepted" if candidate.score is None else f"{candidate.score:.3f}"
         print(f"\n[{score}, {candidate.label or 'no label'}, version {candidate.version}] {candidate.text}")
+    return 0
+
+
+def _serve(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.gateway import given_options, serve
+    from safeladder.launch.rundir import RunDirectory
+
+    def tell(address: str) -> None:
+        print(f"serving {chosen.folder} at {address} (OpenAI clients: {address}/v1); Ctrl-C ends it", flush=True)
+
+    serve(RunDirectory(chosen.folder), given_options(chosen.host, chosen.port, chosen.key_file), tell)
     return 0
 
 

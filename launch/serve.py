@@ -1,4 +1,4 @@
-"""A finished run served again for questions: hub, generators with its newest checkpoint, verifiers, searcher; no training."""
+"""A finished run served again for questions: hub, generators with its newest checkpoint, verifiers; no training."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from safeladder.actors.deliberation import DeliberationOptions
 from safeladder.launch.child import Child
-from safeladder.launch.config import Config, ConfigError, load_resolved, save_resolved
+from safeladder.launch.config import Config, ConfigError, Pool, load_resolved, save_resolved
 from safeladder.launch.processes import Process
 from safeladder.launch.rundir import RunDirectory
 from safeladder.launch.sections import Recipe
@@ -22,17 +22,22 @@ from safeladder.launch.sections import Recipe
 START_S = 180.0
 
 
-def serving(run: RunDirectory, into: Path) -> Config:
-    """The configuration that answers questions with what `run` has learned. Raises ConfigError where it has no checkpoint."""
+def serving(run: RunDirectory, into: Path, gateway: Pool | None = None) -> Config:
+    """The configuration that answers questions with what `run` has learned, through `gateway` where one is given.
+
+    Raises ConfigError where it has no checkpoint."""
     checkpoints = sorted(run.checkpoints.glob("step-*"))
     if not checkpoints:
         raise ConfigError(f"{run.path} has no checkpoint to answer with")
     config = copy.deepcopy(load_resolved(run.config))
-    if "searcher" not in config.pools:
-        raise ConfigError(f"{run.config} names no pool `searcher`, which answers questions")
-    asked = DeliberationOptions(**config.pools["searcher"].options)
-    needed = {"searcher", asked.generator, *asked.judges}
+    asks = gateway or config.pools.get("searcher")
+    if asks is None:
+        raise ConfigError(f"{run.config} names no pool `searcher`, which says how questions are answered")
+    defaults = DeliberationOptions()
+    needed = {asks.options.get("generator", defaults.generator), *asks.options.get("judges", defaults.judges)}
+    # who asks searches by itself, with the searcher's options: what is needed is that which draws and judges
     config.pools = {name: pool for name, pool in config.pools.items() if needed & {name, *pool.queues}}
+    config.pools |= {"gateway": gateway} if gateway is not None else {}
     config.recipe = Recipe()
     config.policy.model = str(checkpoints[-1])
     config.hub.bind, config.hub.durability, config.hub.keys = "ipc", "memory", None
@@ -41,10 +46,10 @@ def serving(run: RunDirectory, into: Path) -> Config:
 
 
 @contextmanager
-def served(run: RunDirectory) -> Iterator[RunDirectory]:
+def served(run: RunDirectory, gateway: Pool | None = None) -> Iterator[RunDirectory]:
     """Serves `run` while the context lasts. Raises ConfigError with the launcher's last words when it does not come up."""
     with tempfile.TemporaryDirectory(prefix="safeladder-serve-") as temporary:
-        config = serving(run, Path(temporary))
+        config = serving(run, Path(temporary), gateway)
         file = Path(temporary) / "cluster.yaml"
         save_resolved(config, file)
         command = [sys.executable, "-m", "safeladder.launch.serve", str(file)]

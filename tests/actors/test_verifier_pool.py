@@ -117,9 +117,7 @@ def test_what_was_judged_before_is_not_judged_again(folder: Path) -> None:
         served.close()
     assert [(v.sample, v.status, v.score) for v in first + second] == [(0, "ok", 1.0), (1, "ok", 1.0)] * 2
     assert sorted(Counting.asked) == ["a", "b", "c"]
-    metrics = served.runtime.vitals()[2]
-    assert metrics.pop("rss_bytes") > 0
-    assert metrics == {"cache_hits": 1, "cache_misses": 3, "failed_verdicts": 0}
+    assert {"cache_hits": 1, "cache_misses": 3, "failed_verdicts": 0}.items() <= served.runtime.vitals()[2].items()
 
 
 def test_a_failure_is_tried_again_and_not_remembered(folder: Path) -> None:

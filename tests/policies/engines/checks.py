@@ -36,6 +36,7 @@ class Case:
     engine: Engine
     folder: Path
     place: Path
+    long: Sampling = LONG
     text: str = "What is the capital of France? Tell me a story about it, please, and do not leave anything out."
     model: Any = field(init=False)
     prompt: list[int] = field(init=False)
@@ -59,10 +60,10 @@ class Case:
         weights.publish(self.model, self.place, version)
         return weights.folder(self.place, version)
 
-    async def begun(self, sampling: Sampling = LONG, **options: Any) -> asyncio.Task[list[GeneratedSequence]]:
+    async def begun(self, sampling: Sampling | None = None, **options: Any) -> asyncio.Task[list[GeneratedSequence]]:
         """A request under way: some of its tokens are there."""
         made = self.engine.statistics()["generated_tokens"]
-        task = asyncio.create_task(self.engine.generate(self.prompt, sampling, **options))
+        task = asyncio.create_task(self.engine.generate(self.prompt, sampling or self.long, **options))
         await until(lambda: task.done() or self.engine.statistics()["generated_tokens"] > made + 6)
         return task
 

@@ -197,7 +197,7 @@ class Conformance(WeightsConformance):
         ids = served.ids("hello")
 
         async def use():
-            long = Sampling(samples=2, max_new_tokens=1500, temperature=5.0, seed=1)
+            long = Sampling(samples=2, max_new_tokens=1500, temperature=2.0, seed=1)
             first = asyncio.Event()
 
             async def read():
@@ -222,7 +222,7 @@ class Conformance(WeightsConformance):
     def test_a_reader_who_leaves_takes_the_request_along(self, served):
         async def use():
             chunks = served.engine.stream(
-                served.ids("hello"), Sampling(samples=4, max_new_tokens=1500, temperature=5.0)
+                served.ids("hello"), Sampling(samples=4, max_new_tokens=1500, temperature=2.0)
             )
             async for _ in chunks:
                 break
@@ -235,7 +235,7 @@ class Conformance(WeightsConformance):
         order = []
 
         async def one(name, samples, lane, priority):
-            sampling = Sampling(samples=samples, max_new_tokens=6, temperature=4.0, seed=1)
+            sampling = Sampling(samples=samples, max_new_tokens=6, temperature=2.0, seed=1)
             await served.engine.generate([20, 21, 22], sampling, lane=lane, priority=priority)
             order.append(name)
 
@@ -252,7 +252,7 @@ class Conformance(WeightsConformance):
 
     def test_a_paused_engine_makes_no_token_and_loses_none(self, served):
         async def use():
-            sampling = Sampling(samples=2, max_new_tokens=60, temperature=4.0, seed=3)
+            sampling = Sampling(samples=2, max_new_tokens=60, temperature=2.0, seed=3)
             running = asyncio.create_task(served.engine.generate([20, 21], sampling))
             await until(lambda: served.engine.statistics()["generated_tokens"] > before + 2)
             await served.engine.pause()
@@ -297,7 +297,7 @@ class Conformance(WeightsConformance):
         if size is None:
             pytest.skip("it has no prefix cache")
         prompt = (served.ids("the search begins here") * (1 + 2 * size))[: 2 * size + 7]
-        (step,) = served.run(served.engine.generate(prompt, Sampling(max_new_tokens=size + 5, temperature=3.0, seed=4)))
+        (step,) = served.run(served.engine.generate(prompt, Sampling(max_new_tokens=size + 5, temperature=2.0, seed=4)))
         before = served.engine.statistics()
         longer = prompt + step.token_ids[:-1] + [33]
         (sample,) = served.run(served.engine.generate(longer, Sampling(max_new_tokens=6, seed=9)))
@@ -319,7 +319,7 @@ class Conformance(WeightsConformance):
         async def use():
             engine = create(self.kind, folder, options=self.options, **LIMITS)
             await engine.start()
-            sampling = Sampling(samples=2, max_new_tokens=1500, temperature=5.0)
+            sampling = Sampling(samples=2, max_new_tokens=1500, temperature=2.0)
             running = asyncio.create_task(engine.generate([20], sampling))
             await until(lambda: engine.statistics()["generated_tokens"] > 4)
             self.crash(engine)

@@ -23,7 +23,7 @@ class WeightsConformance:
         ids, old, changed = served.ids("hello"), served.engine.version, served.changed(1.5)
 
         async def use():
-            sampling = Sampling(samples=3, max_new_tokens=200, temperature=4.0, seed=1)
+            sampling = Sampling(samples=3, max_new_tokens=200, temperature=2.0, seed=1)
             before = served.engine.statistics()["generated_tokens"]
             running = asyncio.create_task(served.engine.generate(ids, sampling))
             await until(lambda: served.engine.statistics()["generated_tokens"] > before + 20)
@@ -41,9 +41,9 @@ class WeightsConformance:
             if not served.engine.capabilities.real or version not in sample.versions:
                 continue
             at = sample.versions.index(version)
-            agree(served.model, ids, _cut(sample, at), temperature=4.0)
+            agree(served.model, ids, _cut(sample, at), temperature=2.0)
             if policy == "recompute":
-                agree(changed, ids, sample, temperature=4.0, start=at)
+                agree(changed, ids, sample, temperature=2.0, start=at)
 
     def test_no_new_request_begins_with_what_older_weights_computed(self, served):
         if not served.engine.capabilities.real:
@@ -56,7 +56,7 @@ class WeightsConformance:
         async def use():
             await served.engine.generate(ids, Sampling(samples=2, max_new_tokens=5, seed=1))
             running = asyncio.create_task(
-                served.engine.generate(ids, Sampling(max_new_tokens=300, temperature=5.0, seed=2))
+                served.engine.generate(ids, Sampling(max_new_tokens=300, temperature=2.0, seed=2))
             )
             await until(lambda: served.engine.statistics()["running"] > 0 or running.done())
             await served.swap(changed)
@@ -71,7 +71,7 @@ class WeightsConformance:
         models = [served.changed(1.1), served.changed(0.9)]
 
         async def use():
-            sampling = [Sampling(samples=2, max_new_tokens=30, temperature=3.0, seed=n) for n in range(8)]
+            sampling = [Sampling(samples=2, max_new_tokens=30, temperature=2.0, seed=n) for n in range(8)]
             tasks = [asyncio.create_task(served.engine.generate([20 + n, 21], s)) for n, s in enumerate(sampling)]
             before = served.engine.statistics()["swaps"]
             for model in models:

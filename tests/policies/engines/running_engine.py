@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from checks import DEADLINE_S, Case
+from checks import DEADLINE_S, LONG, Case
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from safeladder.policies import model as models
 from safeladder.policies.engines.registry import create
+from safeladder.protocol.messages import Sampling
 
 START_S = 600
 
@@ -39,13 +40,15 @@ class RunningEngine:
 
 
 @contextmanager
-def running_engine(name: str, folder: Path, place: Path, **options: Any) -> Iterator[RunningEngine]:
+def running_engine(
+    name: str, folder: Path, place: Path, long: Sampling = LONG, **options: Any
+) -> Iterator[RunningEngine]:
     """The engine `name` over the model in `folder`, as version 3, with room for four samples; stopped at the end."""
     engine = create(name, folder, version=3, max_sequences=4, max_tokens=8192, options=options)
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, daemon=True)
     thread.start()
-    running = RunningEngine(Case(engine, folder, place), loop)
+    running = RunningEngine(Case(engine, folder, place, long), loop)
     try:
         running.run(engine.start(), START_S)
         yield running

@@ -86,3 +86,12 @@ def test_weights_of_what_is_judged_sum_to_one(weights: dict[str, float], dimensi
     found = among(weights, dimensions)
     assert found.keys() == dimensions
     assert sum(found.values()) == pytest.approx(1.0)
+
+
+def test_a_cue_that_leaves_no_room_for_an_answer_ends_in_the_fallback() -> None:
+    problem = Problem(PROMPT, 1, encode=lambda text: tuple(map(ord, text)))
+    strategy = registry.create("intervene", {"reflections": 2})
+    limits = Limits(answer_tokens=len(CUES["en"]) - 1)  # less than the cue itself has
+    found = asyncio.run(strategy.search(problem, Writer(), Reader(unsafe=PROMPT + "xyz"), limits=limits))
+    assert found.text == FALLBACKS["en"]
+    assert all(node.step.token_ids for node in found.tree), "nothing was asked for that has no token"
