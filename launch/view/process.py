@@ -40,6 +40,8 @@ class ProcessView:
         self.name = name
         self.states: deque[tuple[float, str, str]] = deque(maxlen=STATES_KEPT)  # when, state, why
         self.version = Changes()
+        self.queues: list[str] = []  # as the hub told last
+        self.leases, self.credits = Changes(), Changes()
         self.handled: int | None = None
         self.credit: int | None = None
         self.wire_s = 0.0

@@ -104,11 +104,20 @@ class Texts(Line):
     answers: list[str] = []
 
 
+class Worker(Struct):
+    """Of `hub.status`, as the hub knows a worker. busy_s: in its present piece of work, without progress."""
+
+    queues: list[str] = []
+    credit: int = 0
+    leases: int = 0
+    busy_s: float = 0.0
+
+
 class Status(Line):
     """`hub.status`, from the hub. The shape is that of the hub's answer to the query `status`."""
 
-    waiting: dict[str, Any] = {}
-    workers: dict[str, dict[str, Any]] = {}
+    waiting: dict[str, int] = {}
+    workers: dict[str, Worker] = {}
     leased: int | None = None
     dead: int | None = None
 

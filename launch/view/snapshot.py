@@ -103,8 +103,8 @@ def snapshot(
     """moment: None for the end of the log. status: the hub's own answer (`live.py`), else what it logged last."""
     begin, end = view.span
     at = end if moment is None else moment
-    if status is None and moment is None and view.status is not None:
-        status = {"waiting": view.status.waiting, "workers": view.status.workers, "dead": view.status.dead}
+    if status is None:
+        status = _told(view, at)
     rows = view.rows_until(moment)
     values = {name: newest(view.steps.column(name)[:rows]) for name in TRAINING}
     return Snapshot(
@@ -118,7 +118,7 @@ def snapshot(
         steps=view.steps_asked,
         version=newest(view.steps.column("published")[:rows]),
         dead=(status or {}).get("dead"),
-        roles=[_role(view, process, routes, moment, at, status or {}) for process in _ordered(view, routes)],
+        roles=[_role(view, process, routes, moment, at, status) for process in _ordered(view, routes)],
         training=values,
         families=_named(view, "family:", rows),
         channels=_named(view, "channel:", rows),
@@ -127,6 +127,17 @@ def snapshot(
         warnings=view.warnings.until(moment),
         unreadable_lines=view.unreadable,
     )
+
+
+def _told(view: RunView, at: float) -> dict[str, Any]:
+    """What the hub had logged of itself by a moment, in the shape of its own answer."""
+    workers = {
+        name: {"queues": process.queues, "credit": process.credits.at(at), "leases": leases}
+        for name, process in view.processes.items()
+        if (leases := process.leases.at(at)) is not None
+    }
+    waiting = {queue: int(depth) for queue, changes in view.waiting.items() if (depth := changes.at(at)) is not None}
+    return {"waiting": waiting, "workers": workers, "dead": view.status.dead if view.status else None}
 
 
 def _named(view: RunView, prefix: str, rows: int) -> dict[str, float | None]:
@@ -167,8 +178,8 @@ def _role(
         why=why,
         version=process.version.at(moment),
         queue=sum(waiting) if waiting else None,
-        credit=worker.get("credit", process.credit),
-        leases=worker.get("leases"),
+        credit=process.credit if worker.get("credit") is None else int(worker["credit"]),
+        leases=None if worker.get("leases") is None else int(worker["leases"]),
         tokens_per_s=round(process.tokens.total(since, at) / span, 1) if process.tokens.total(0, at) else None,
         works_per_s=round(process.works.total(since, at) / span, 3) if process.works.total(0, at) else None,
         busy=None if busy is None else round(busy, 3),
@@ -189,12 +200,13 @@ def _doing(
     """Busy, or for whom it waits: the roles from which its work comes."""
     before = " or ".join(routes.get(process.role, [])) or "work"
     waited = process.activities[WAITING].total(since, at) if WAITING in process.activities else 0.0
-    if worker and process.role != "learner":
-        if worker.get("busy_s", 0.0) > 0 or worker.get("leases"):
-            return f"busy {worker.get('busy_s', 0.0):.1f} s, {worker.get('leases', 0)} leases"
+    leases = int(worker.get("leases") or 0)
+    if "busy_s" in worker and process.role != "learner":
+        if worker["busy_s"] > 0 or leases:
+            return f"busy {worker['busy_s']:.1f} s, {leases} leases"
         return "about to take work" if any(waiting) else f"waits for {before}"
     if busy is None:
-        return "" if not worker else f"holds {worker.get('leases', 0)} groups"
+        return f"holds {leases} groups" if leases else ""
     if waited > 0.5 * (at - since) or busy < 0.05:
         return f"waits for {before}"
     return "busy" if busy > 0.8 else f"busy {busy:.0%}, else waits for {before}"

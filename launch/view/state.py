@@ -17,7 +17,7 @@ from safeladder.launch.view.advice import Warnings
 from safeladder.launch.view.judged import Judged
 from safeladder.launch.view.lines import Lines
 from safeladder.launch.view.process import GENERATING, WAITING, ProcessView
-from safeladder.launch.view.series import Table
+from safeladder.launch.view.series import Changes, Table
 
 SLOWEST: Final = 20
 AGES: Final = 32  # ages of 31 and more are counted together
@@ -62,6 +62,7 @@ class RunView:
         self.processes: dict[str, ProcessView] = {}
         self.warnings = Warnings()
         self.status: records.Status | None = None
+        self.waiting: dict[str, Changes] = {}  # queue -> works that waited in it
         self.run_state, self.run_reason = "no log yet", ""
         self._began, self._ended = math.inf, -math.inf
         self.unreadable = 0  # lines that were no event, or not of the shape their name promises
@@ -228,8 +229,16 @@ class RunView:
         self.judged.tell(group.id, group.prompt, group.answers)
 
     def _status(self, status: records.Status) -> None:
-        self._time(status.at)
+        """Once in two seconds: what is kept of it grows to a few thousand changes a worker, and no further."""
+        at = self._time(status.at)
         self.status = status
+        for queue, depth in status.waiting.items():
+            self.waiting.setdefault(queue, Changes()).set(at, depth)
+        for name, worker in status.workers.items():
+            process = self.process(name)
+            process.queues = worker.queues
+            process.leases.set(at, worker.leases)
+            process.credits.set(at, worker.credit)
 
     def _change(self, change: records.Change) -> None:
         at, process = self._time(change.at), self.process(change.about)

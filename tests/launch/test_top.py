@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -11,11 +13,16 @@ import pytest
 from test_view import line, step, write
 
 from safeladder.launch.cli import main
-from safeladder.launch.top.once import opened
+from safeladder.launch.config import load, save_resolved
+from safeladder.launch.rundir import RunDirectory, RunInfo
+from safeladder.launch.top.once import now, opened
 from safeladder.launch.top.panels import bar, number, spark
+from safeladder.protocol.hub import HubOptions
+from safeladder.protocol.hub_shell import Hub
+from safeladder.protocol.messages import SCHEMA
+from safeladder.protocol.transport import Link
 
-textual = pytest.importorskip("textual")
-
+TINY = Path(__file__).parents[1] / "tiny.yaml"
 DEADLINE_S = 20.0
 
 
@@ -101,6 +108,33 @@ def test_once_prints_tables_and_json_for_programs(tmp_path: Path, capsys: pytest
     assert (found["step"], found["live"], found["staleness"]) == (5, False, [0, 10])
     assert found["training"]["kl"] == pytest.approx(0.5)
     assert found["roles"][0]["process"] == "learner/0"
+
+
+def test_of_a_live_run_the_hub_itself_is_asked(tmp_path: Path) -> None:
+    """A real hub with a real worker, and the run's lock held as its launcher holds it."""
+    folder, endpoint, stop = run(tmp_path), f"ipc://{tmp_path}/hub", threading.Event()
+    hub = Hub(endpoint, HubOptions(durability="memory"), tmp_path / "journal")
+    thread = threading.Thread(target=hub.serve, args=(stop,))
+    thread.start()
+    worker = Link(endpoint, "rules/0", ["rules"], credit=3)
+    directory = RunDirectory(folder)
+    directory.write_info(RunInfo(endpoint, 0, "", SCHEMA))
+    save_resolved(load(TINY), directory.config)
+    write(folder, rules=line(2, "actor.ready", "rules", credit=1))
+    try:
+        worker.start(DEADLINE_S)
+        with directory.lock.open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _, shown = now(folder)
+        _, after = now(folder)
+    finally:
+        worker.close("done")
+        stop.set()
+        thread.join(DEADLINE_S)
+    rules = next(role for role in shown.roles if role.process == "rules/0")
+    assert (shown.live, rules.credit, rules.leases) == (True, 3, 0)
+    assert rules.doing == "waits for generator"
+    assert not after.live
 
 
 def test_top_refuses_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

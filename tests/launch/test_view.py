@@ -168,6 +168,19 @@ def test_who_is_idle_waits_for_the_role_before_it_on_the_route(tmp_path: Path) -
     assert (shown["generator/0"].queue, shown["rules/0"].queue) == (5, 0)
 
 
+def test_queues_and_leases_of_the_past_come_from_the_hubs_log(tmp_path: Path) -> None:
+    def status(at: float, depth: int) -> bytes:
+        workers = {"rules/0": {"queues": ["rules"], "credit": 4, "leases": depth, "busy_s": 0.0, "metrics": {}}}
+        return line(at, "hub.status", "hub", waiting={"rules": depth}, workers=workers, dead=0, leased=depth)
+
+    view = write(tmp_path, hub=status(2, 7) + status(8, 3), rules=line(1, "actor.ready", "rules"))
+    view.read()
+    begin, _ = view.span
+    shown = [snapshot(view, {}, begin + after).roles for after in (0.5, 3.0, 7.5)]
+    rules = [next(role for role in roles if role.process == "rules/0") for roles in shown]
+    assert [(role.queue, role.leases) for role in rules] == [(None, None), (7, 7), (3, 3)]
+
+
 intervals = st.lists(st.tuples(st.floats(0, 5000), st.floats(0.01, 300)), min_size=1, max_size=60)
 
 
