@@ -127,9 +127,8 @@ class ProcessView:
     def _settle(self) -> None:
         if not self._fresh:
             return
-        codes, begins, ends, tokens, works = (
-            np.fromiter(chain.from_iterable(self._fresh), np.float64, 5 * len(self._fresh)).reshape(-1, 5).T
-        )
+        flat = np.fromiter(chain.from_iterable(self._fresh), np.float64, 5 * len(self._fresh))
+        codes, begins, ends, tokens, works = flat.reshape(-1, 5).T
         self._fresh = []
         self._began, self._ended = min(self._began, float(begins.min())), max(self._ended, float(ends.max()))
         for code in np.unique(codes):
