@@ -327,6 +327,32 @@ GENERATION: Final[dict[str, Row]] = {
     ),
 }
 
+GATEWAY: Final[dict[str, Row]] = {
+    "gateway.listening": (
+        "gateway",
+        "It answers requests over HTTP.",
+        {"address": "str: where", "keys": "bool: whether clients need one"},
+    ),
+    "request.finished": (
+        "gateway",
+        "A request was answered. Further fields: tokens, as the client is told.",
+        {
+            "id": "str: the request's",
+            "owner": "any: whose key",
+            "model": "str: asked for",
+            "seconds": _SECONDS,
+            MORE: "",
+        },
+    ),
+    "request.failed": ("gateway", "A request could not be answered.", {"id": "str: the request's", "error": _ERROR}),
+    "request.vanished": (
+        "gateway",
+        "The client is gone before its answer.",
+        {"id": "str: the request's", "seconds?": "float s: since it asked"},
+    ),
+    "request.broke": ("gateway", "A defect of ours, with its traceback.", {"path": "str: of the address"}),
+}
+
 VERDICTS: Final[dict[str, Row]] = {
     "group.judged": (
         "every verifier pool",
@@ -617,4 +643,4 @@ LAUNCHER: Final[dict[str, Row]] = {
     "hub.unreachable": ("launcher", "Its own link finds no hub yet.", {"error": _ERROR}),
 }
 
-TABLE: Final[dict[str, Row]] = {**HUB, **ROLES, **GENERATION, **VERDICTS, **LEARNER, **LAUNCHER}
+TABLE: Final[dict[str, Row]] = {**HUB, **ROLES, **GENERATION, **GATEWAY, **VERDICTS, **LEARNER, **LAUNCHER}

@@ -172,8 +172,18 @@ def test_a_finite_data_set_ends_the_run_with_every_task_trained(tmp_path: Path) 
     tasks.write_text(
         "".join(f'{{"id": "t{n}", "label": "normal", "prompt": "Say {n}.", "reference": null}}\n' for n in range(5))
     )
-    with Running(tmp_path, f"data.tasks=[{tasks}]", "data.epochs=1", "learner.steps=100") as running:
+    finite = (
+        f"data.tasks=[{tasks}]",
+        "data.epochs=1",
+        "learner.steps=100",
+        "logs={texts: true, max_bytes: 4096, keep: 1000}",
+    )
+    with Running(tmp_path, *finite) as running:
         assert running.wait() == 0, running.said()
+        said = "\n".join(lineage.why(running.run, "0"))
+        assert "was asked: 'Say" in said and "answered #3:" in said  # as `logs.texts` asks
+        assert len(list((running.run.path / "logs").glob("hub-0.jsonl.*"))) > 1  # and what was rotated is read too
+        assert lineage.count(running.run) == {"trained": 5}
         assert running.summary()["steps"] == 3  # batches of 2, 2 and 1
         audit = running.audit()
         assert audit.returncode == 0, audit.stdout
