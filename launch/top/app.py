@@ -23,6 +23,7 @@ from safeladder.launch.view.snapshot import configuration, snapshot, suppliers
 from safeladder.launch.view.state import RunView
 
 REFRESH_S = 1.0
+WIDE = 130  # columns from which two panels stand side by side
 
 
 class Monitor(App[None]):
@@ -30,7 +31,7 @@ class Monitor(App[None]):
 
     TITLE = "safeladder top"
     ENABLE_COMMAND_PALETTE = False
-    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (130, "-wide")]  # noqa: RUF012 - declared so by App
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (WIDE, "-wide")]  # noqa: RUF012 - declared so by App
     BINDINGS: ClassVar[list[BindingType]] = [Binding("q", "quit", "quit")]
     CSS = """
     #headline { height: 1; padding: 0 1; }
@@ -106,7 +107,7 @@ class Monitor(App[None]):
         now = snapshot(view, self._routes, moment, alive and moment is None, status)
         return {
             "headline": panels.headline(now),
-            "roles": panels.roles(now),
+            "roles": panels.roles(now, narrow=self.size.width < WIDE),
             "training": panels.training(now, view, view.rows_until(moment)),
             "staleness": panels.staleness(now, 32),
             "warnings": panels.warnings(now),

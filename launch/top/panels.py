@@ -14,6 +14,7 @@ from safeladder.launch.view.snapshot import Role, Snapshot
 from safeladder.launch.view.state import RunView
 
 _BLOCKS: Final = "▁▂▃▄▅▆▇█"
+_SPARED: Final = ("credit", "works/s")
 _STATE: Final = {"ready": "green", "finished": "dim", "starting": "yellow", "restarting": "yellow", "stalled": "red"}
 _BAD: Final = {"failed": "red", "exited": "red"}
 # name in the log, what it is called here, and what a reader should know of it
@@ -45,15 +46,19 @@ def headline(now: Snapshot) -> Text:
     return text
 
 
-def roles(now: Snapshot) -> Table:
+def roles(now: Snapshot, narrow: bool = False) -> Table:
+    """narrow: without credit and works/s, so that 80 columns hold it."""
+    left_out = _SPARED if narrow else ()
     table = Table(box=None, pad_edge=False, header_style="bold", expand=False)
     table.add_column("process", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for column in ("version", "queue", "credit", "tokens/s", "works/s", "busy"):
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("doing")
+        if column not in left_out:
+            table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("doing", min_width=14)
     for role in now.roles:
-        table.add_row(*role_cells(role))
+        cells = role_cells(role)
+        table.add_row(*(cell for place, cell in enumerate(cells) if not narrow or place not in (4, 6)))
     return table
 
 

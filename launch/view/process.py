@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -126,7 +127,8 @@ class ProcessView:
     def _settle(self) -> None:
         if not self._fresh:
             return
-        codes, begins, ends, tokens, works = np.array(self._fresh).T
+        flat = np.fromiter(chain.from_iterable(self._fresh), np.float64, 5 * len(self._fresh))
+        codes, begins, ends, tokens, works = flat.reshape(-1, 5).T
         self._fresh = []
         self._began, self._ended = min(self._began, float(begins.min())), max(self._ended, float(ends.max()))
         for code in np.unique(codes):

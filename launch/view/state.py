@@ -235,6 +235,8 @@ class RunView:
         for queue, depth in status.waiting.items():
             self.waiting.setdefault(queue, Changes()).set(at, depth)
         for name, worker in status.workers.items():
+            if name.startswith(("launcher/", "client/")):  # they take no work
+                continue
             process = self.process(name)
             process.queues = worker.queues
             process.leases.set(at, worker.leases)

@@ -3,8 +3,10 @@
     python tests/benchmarks/logs.py [--lines 2000000] [--folder DIR]
 
 The log has the mix of a real run (for each optimizer step four groups, two weight loads, one admission, a checkpoint every fourth
-step) and lines of the same fields and size; three generators and four roles. Each command runs in a process of its own; time is wall
-time of the whole process, memory its peak resident set. A second run over the same folder uses the log that is there.
+step) and lines of the same fields and size; three generators and four roles.
+
+Each command runs in a process of its own; time is of the whole process, on the clock and on the processor (they differ where others
+use the machine), memory its peak resident set. A second run over the same folder uses the log that is there.
 """
 
 from __future__ import annotations
@@ -149,14 +151,14 @@ def make(run: Path, lines: int) -> None:
             learner.write(at + 5.5, "checkpoint.committed", path=path, step=step, version=step, settled=4, seconds=0.1)
 
 
-def measured(*arguments: str) -> tuple[float, float]:
-    """(wall seconds, peak memory in MB) of a subcommand."""
+def measured(*arguments: str) -> tuple[float, float, float]:
+    """(wall seconds, processor seconds, peak memory in MB) of a subcommand."""
     begun = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "safeladder.launch.cli", *arguments], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"safeladder {' '.join(arguments)} failed with {os.waitstatus_to_exitcode(status)}")
-    return time.perf_counter() - begun, usage.ru_maxrss / 1000
+    return time.perf_counter() - begun, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1000
 
 
 def main() -> None:
@@ -171,14 +173,18 @@ def main() -> None:
             make(run, chosen.lines)
         if chosen.make_only:
             return
-        size = sum(path.stat().st_size for path in (run / "logs").iterdir())
-        print(f"{sum(path.read_bytes().count(10) for path in (run / 'logs').iterdir()):,} lines, {size / 1e6:.0f} MB")
+        files = list((run / "logs").iterdir())
+        size, count = sum(path.stat().st_size for path in files), 0
+        for path in files:  # by line: a child's peak memory begins with that of this process
+            with path.open("rb") as file:
+                count += sum(1 for _ in file)
+        print(f"{count:,} lines, {size / 1e6:.0f} MB")
         for name, arguments in {
             "top --once": ["top", str(run), "--once"],
             "report": ["report", str(run), "--out", str(run.parent / "report.html")],
         }.items():
-            seconds, megabytes = measured(*arguments)
-            print(f"{name:12} {seconds:6.2f} s {megabytes:6.0f} MB")
+            seconds, processor, megabytes = measured(*arguments)
+            print(f"{name:12} {seconds:6.2f} s {processor:6.2f} processor s {megabytes:6.0f} MB")
 
 
 if __name__ == "__main__":
