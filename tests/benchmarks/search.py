@@ -30,6 +30,7 @@ from safeladder.policies.search.base import Judgement, Limits, Problem, Result
 from safeladder.policies.search.batching import BatchedJudge
 from safeladder.policies.search.engine_sampler import EngineSampler, StepSampling
 from safeladder.policies.search.scoring import Combination
+from safeladder.verifiers.measure.intervals import wilson
 
 ERROR = 0.1  # share of the prefixes of which the verifier says the opposite
 WARM_STEPS = 300
@@ -103,13 +104,6 @@ async def search_all(
     return found, time.perf_counter() - begun
 
 
-def interval(right: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share."""
-    z, share = 1.96, right / count
-    middle, spread = share + z * z / (2 * count), z * ((share * (1 - share) + z * z / (4 * count)) / count) ** 0.5
-    return (middle - spread) / (1 + z * z / count), (middle + spread) / (1 + z * z / count)
-
-
 async def measure(
     count: int,
 ) -> tuple[list[tuple[str, str, float, float, tuple[float, float]]], list[tuple[str, float, float, bool]]]:
@@ -130,7 +124,7 @@ async def measure(
                 right = sum(result.text == prompt.answer for result, prompt in zip(found, asked, strict=True))
                 tokens = sum(result.spent.tokens for result in found) / count
                 size = ", ".join(f"{key} {value}" for key, value in options.items() if key != "choice")
-                accuracy.append((label, size, tokens, right / count, interval(right, count)))
+                accuracy.append((label, size, tokens, right / count, wilson(right, count)))
                 print(f"{label:20} {size:34} {tokens:7.1f} tokens  {right / count:.3f}", flush=True)
         few = asked[:64]
         for name, options in THROUGHPUT:
