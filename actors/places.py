@@ -11,10 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safeladder.actors.actor import Delivery, Reject
+from safeladder.actors.image_source import ImageSource
 from safeladder.launch.config import Config
 from safeladder.policies.batch import TrainingGroup
 from safeladder.policies.recipe import Recipe, RecipeError, Rewards, normalised_apart, rewards
 from safeladder.policies.thought import thought_length
+from safeladder.protocol.images import ImageError
+from safeladder.protocol.messages import Record
 
 if TYPE_CHECKING:
     from safeladder.policies.credit import Credit
@@ -47,8 +50,8 @@ class Place:
 class Preparation:
     """Makes places. Thread-safe: it holds nothing that changes."""
 
-    def __init__(self, config: Config, recipe: Recipe, tokenizer: Any) -> None:
-        self._config, self._recipe, self._tokenizer = config, recipe, tokenizer
+    def __init__(self, config: Config, recipe: Recipe, tokenizer: Any, images: ImageSource) -> None:
+        self._config, self._recipe, self._tokenizer, self._images = config, recipe, tokenizer, images
         sections = config.constraints
         self._constrained = {*sections, *(section.acts_on for section in sections.values() if section.acts_on)}
         self._credit: Credit | None = None
@@ -70,6 +73,7 @@ class Preparation:
             earned = rewards(group, self._recipe)
         except RecipeError as error:
             raise Reject(str(error)) from None
+        shown = self._shown(group.record)
         ends = np.cumsum(arrays["lengths"])[:-1]
         completions = np.split(arrays["completion_ids"], ends)
         kept = np.split(arrays["own"].astype(np.bool_), ends) if "own" in arrays else None
@@ -92,8 +96,16 @@ class Preparation:
             costs={**dict.fromkeys(self._constrained, unknown), **earned.costs},
             thought_lengths=self._thought_lengths(completions, kept),
             qualified=earned.qualified,
+            images=shown,
         )
         return Place(delivery, earned, training, self._informative(training))
+
+    def _shown(self, record: Record) -> list[str]:
+        """The hashes of the record's images, which are in the store of this host's ranks from now on."""
+        try:
+            return [reference.hash for reference in self._images.fetch(record)]
+        except ImageError as error:
+            raise Reject(f"{record.id!r}: {error}") from None
 
     def _informative(self, training: TrainingGroup) -> bool:
         """Always true where nobody asks (`learner.dynamic_sampling`)."""
@@ -118,11 +130,12 @@ class Preparation:
 
 
 def digest(batch: Sequence[TrainingGroup]) -> str:
-    """Names the tokens and rewards of a batch, for the ledger."""
+    """Names the tokens, images and rewards of a batch, for the ledger."""
     found = hashlib.blake2b(digest_size=16)
     for group in batch:
         for array in [group.prompt_ids, *group.completion_ids, *group.behaviour, group.rewards]:
             found.update(np.ascontiguousarray(array).tobytes())
+        found.update("".join(group.images).encode())
     return found.hexdigest()
 
 
