@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import torch
-from transformers import AutoConfig, AutoImageProcessor
+from transformers import AutoConfig
 
 from safeladder.policies.builtin import ModelError
 from safeladder.policies.vision.families import FAMILIES, Family, Picture
@@ -41,6 +41,8 @@ class Processor:
         config = AutoConfig.from_pretrained(path)
         if config.model_type not in FAMILIES:
             return None
+        from transformers import AutoImageProcessor  # needs pillow, which a policy of text does without
+
         try:
             return cls(AutoImageProcessor.from_pretrained(path, backend="pil"), config, tokenizer)
         except (OSError, ValueError, ImportError) as error:
