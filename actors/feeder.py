@@ -139,7 +139,6 @@ class Feeder(Actor):
         route = list(self.config.recipe.families[record.label].route)
         return codec.pack(group, id=f"{sequence:08d}-{record.id}"[:200], route=route, sequence=sequence)
 
-
     def _stored(self, record: m.Record) -> m.Record:
         """The record with hashes for its images, which are in the store. Raises ActorError for one that has changed since the start."""
         if not images.has_images(record):

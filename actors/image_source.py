@@ -17,7 +17,7 @@ from safeladder.launch.rundir import RunDirectory
 from safeladder.protocol import chunk_shell
 from safeladder.protocol.chunks import ChunkError
 from safeladder.protocol.image_store import ImageStore
-from safeladder.protocol.images import MAX_BYTES, Image, ImageError, Reference, references
+from safeladder.protocol.images import Image, ImageError, Reference, references
 from safeladder.protocol.keys import WorkerKeys, load_worker
 from safeladder.protocol.messages import Record
 
@@ -60,7 +60,7 @@ class ImageSource:
             file = Path(folder) / reference.hash
             try:
                 chunk_shell.pull(
-                    endpoint, self.store.name(reference.hash), file, MAX_BYTES, keys, silence_s=self._silence_s
+                    endpoint, self.store.name(reference.hash), file, reference.bytes, keys, silence_s=self._silence_s
                 )
                 stored = self.store.put(file.read_bytes())
             except (ChunkError, OSError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safeladder.actors.actor import Delivery, Reject
-from safeladder.actors.image_source import ImageSource
 from safeladder.launch.config import Config
 from safeladder.policies.batch import TrainingGroup
 from safeladder.policies.recipe import Recipe, RecipeError, Rewards, normalised_apart, rewards
 from safeladder.policies.thought import thought_length
-from safeladder.protocol.images import ImageError
+from safeladder.protocol.images import ImageError, Reference, references
 from safeladder.protocol.messages import Record
 
 if TYPE_CHECKING:
@@ -50,8 +49,15 @@ class Place:
 class Preparation:
     """Makes places. Thread-safe: it holds nothing that changes."""
 
-    def __init__(self, config: Config, recipe: Recipe, tokenizer: Any, images: ImageSource) -> None:
-        self._config, self._recipe, self._tokenizer, self._images = config, recipe, tokenizer, images
+    def __init__(
+        self,
+        config: Config,
+        recipe: Recipe,
+        tokenizer: Any,
+        fetch: Callable[[Record], Sequence[Reference]] = references,
+    ) -> None:
+        """fetch: brings a record's images to where this host's ranks read them; raises ImageError."""
+        self._config, self._recipe, self._tokenizer, self._fetch = config, recipe, tokenizer, fetch
         sections = config.constraints
         self._constrained = {*sections, *(section.acts_on for section in sections.values() if section.acts_on)}
         self._credit: Credit | None = None
@@ -101,9 +107,9 @@ class Preparation:
         return Place(delivery, earned, training, self._informative(training))
 
     def _shown(self, record: Record) -> list[str]:
-        """The hashes of the record's images, which are in the store of this host's ranks from now on."""
+        """The hashes of the record's images, which can be read from now on."""
         try:
-            return [reference.hash for reference in self._images.fetch(record)]
+            return [reference.hash for reference in self._fetch(record)]
         except ImageError as error:
             raise Reject(f"{record.id!r}: {error}") from None
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import base64
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from io import BytesIO
+from pathlib import Path
 from typing import Final
 
+from safeladder.launch.tasks import line, read
 from safeladder.protocol.images import replaced
 from safeladder.protocol.messages import Record
 
@@ -30,13 +32,13 @@ def draw(text: str, items: int = 3, width: int = 360, size: int = 20) -> bytes:
     from PIL import Image, ImageDraw, ImageFont
 
     letters = max(1, int(width / (0.62 * size)))
-    lines = [line for part in text.splitlines() for line in textwrap.wrap(part, letters)]
+    lines = [row for part in text.splitlines() for row in textwrap.wrap(part, letters)]
     lines += [f"{number}." for number in range(1, items + 1)]
     step = round(1.5 * size)
     picture = Image.new("RGB", (width, step * len(lines) + size), "white")
     canvas, font = ImageDraw.Draw(picture), ImageFont.load_default(size)
-    for number, line in enumerate(lines):
-        canvas.text((size // 2, size // 2 + step * number), line, fill="black", font=font)
+    for number, row in enumerate(lines):
+        canvas.text((size // 2, size // 2 + step * number), row, fill="black", font=font)
     out = BytesIO()
     picture.save(out, "PNG")
     return out.getvalue()
@@ -49,6 +51,13 @@ def record(source: Record) -> Record:
     named = f"{source.id}-pictured"[:200]
     return replaced(Record(named, source.label, asked, source.reference, source.language, source.category,
                            source=source.source, extra=dict(source.extra)), [shown])  # fmt: skip
+
+
+def write(tasks: Sequence[str], output: Path) -> int:
+    """Writes the pictured records of task files as one; returns how many. Raises ConfigError."""
+    found = [line(each) for each in pictured(read(tasks))]
+    output.write_bytes(b"".join(found))
+    return len(found)
 
 
 def pictured(records: Iterable[Record]) -> Iterator[Record]:

@@ -63,6 +63,12 @@ def _looked_at(record: Record, source: str, where: str) -> Record:
         raise ConfigError(f"{where}: {error}") from None
 
 
+def line(record: Record) -> bytes:
+    """A line as `read` takes it: what stands in `extra` are fields of the line."""
+    plain = msgspec.to_builtins(record)
+    return msgspec.json.encode({**{k: v for k, v in plain.items() if k != "extra"}, **record.extra}) + b"\n"
+
+
 class Draw:
     """The endless (or `epochs` long) sequence of tasks: position -> record, a pure function of the records and the seed.
 

@@ -74,8 +74,9 @@ def encode_prompt(
     """Token ids of a conversation that ends where the assistant is about to speak.
 
     `shots` are (user, assistant) pairs put before `prompt` as worked examples; `prefix` is text that the assistant has
-    already begun with, which the completion continues. Where the template opens the thought itself, as DeepSeek-R1's does, a
-    prefix that opens it takes that place. With `system` None the template's own default applies. `images` are (width, height) in pixels of what the prompt shows, which only a `processor` can write.
+    already begun with, which the completion continues. Where the template opens the thought itself, as DeepSeek-R1's does,
+    a prefix that opens it takes that place. With `system` None the template's own default applies. `images` are (width,
+    height) in pixels of what the prompt shows, which only a `processor` can write.
     Raises ModelError when the tokenizer has no chat template, VisionError when prompt and images do not belong together.
     """
     if not tokenizer.chat_template:

@@ -66,7 +66,8 @@ class LearnerStep:
         ranks: Ranks | None = None,
         gallery: Gallery | None = None,
     ) -> None:
-        """`gallery`: of the pictures that prompts show. With several `ranks` each makes the same calls with the same batches, and the work of a step is divided.
+        """With several `ranks` each makes the same calls with the same batches, and the work of a step is divided.
+        `gallery`: of the pictures that prompts show.
 
         Raises RuleError or ValueError for options that cannot be, or weights that are not float32.
 

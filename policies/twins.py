@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 SEED: Final = 20260102
+SEEING: Final = frozenset({"tiny-qwen-vl", "tiny-internvl"})
 QWEN_SPECIAL: Final = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 INTERN_SPECIAL: Final = {
     "start_image_token": "<img>",
@@ -24,7 +25,7 @@ INTERN_SPECIAL: Final = {
     "context_image_token": "<IMG_CONTEXT>",
     "video_token": "<video>",
 }
-DEEPSEEK_SPECIAL: Final = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>")  # noqa: RUF001
+DEEPSEEK_SPECIAL: Final = ("<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜User｜>", "<｜Assistant｜>")
 
 # `%s` is what the model's processor writes for an image before it knows its size.
 _VISION_TEMPLATE: Final = (
@@ -39,11 +40,11 @@ DEEPSEEK_TEMPLATE: Final = (
     "{{ bos_token }}"
     "{% for message in messages %}{% if message['role'] == 'system' %}{{ message['content'] }}{% endif %}{% endfor %}"
     "{% for message in messages %}"
-    "{% if message['role'] == 'user' %}{{ '<｜User｜>' + message['content'] }}"  # noqa: RUF001
+    "{% if message['role'] == 'user' %}{{ '<｜User｜>' + message['content'] }}"
     "{% elif message['role'] == 'assistant' %}"
-    "{{ '<｜Assistant｜>' + message['content'].split('</think>')[-1] + eos_token }}"  # noqa: RUF001
+    "{{ '<｜Assistant｜>' + message['content'].split('</think>')[-1] + eos_token }}"
     "{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\n' }}{% endif %}"  # noqa: RUF001
+    "{% if add_generation_prompt %}{{ '<｜Assistant｜><think>\n' }}{% endif %}"
 )
 
 

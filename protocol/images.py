@@ -199,7 +199,7 @@ def _file(entry: Any) -> tuple[Path, str] | None:
     path = entry.get("path") if isinstance(entry, dict) else entry
     if not isinstance(path, str) or _DATA_URL.fullmatch(path):
         return None
-    kind = isinstance(entry, dict) and entry.get("type") or mimetypes.guess_type(path)[0] or ""
+    kind = (isinstance(entry, dict) and entry.get("type")) or mimetypes.guess_type(path)[0] or ""
     if not str(kind).startswith("image/"):
         raise ImageError(f"{path[:200]!r} does not look like an image file")
     return Path(path), str(kind)

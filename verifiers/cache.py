@@ -24,9 +24,9 @@ from typing import Final
 import msgspec
 import structlog
 
+from safeladder.protocol.images import ImageError, has_images, images
 from safeladder.protocol.messages import Verdict
 from safeladder.verifiers.contract import Item, Verifier
-from safeladder.protocol.images import ImageError, has_images, images
 
 KEPT: Final = ("ok", "abstain")
 _PATIENCE_S = 2.0  # for another process that writes

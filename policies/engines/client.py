@@ -28,7 +28,15 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from safeladder.policies import weights
-from safeladder.policies.engines.base import CachePolicy, Chunk, Engine, EngineError, Finish, GeneratedSequence, refuse_images
+from safeladder.policies.engines.base import (
+    CachePolicy,
+    Chunk,
+    Engine,
+    EngineError,
+    Finish,
+    GeneratedSequence,
+    refuse_images,
+)
 from safeladder.policies.engines.outline import Outline
 from safeladder.protocol.images import Image
 from safeladder.protocol.messages import LANES, Lane, Sampling

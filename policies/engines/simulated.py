@@ -21,7 +21,15 @@ from typing import Any, ClassVar, Final
 import structlog
 
 from safeladder.policies import weights
-from safeladder.policies.engines.base import CachePolicy, Capabilities, Chunk, Engine, EngineError, GeneratedSequence, refuse_images
+from safeladder.policies.engines.base import (
+    CachePolicy,
+    Capabilities,
+    Chunk,
+    Engine,
+    EngineError,
+    GeneratedSequence,
+    refuse_images,
+)
 from safeladder.policies.engines.requests import Request, Row, Waiting
 from safeladder.policies.engines.sampling import uniform
 from safeladder.protocol.images import Image

@@ -101,9 +101,7 @@ class TransformersEngine(Engine):
     cache), and the seconds prefill_s, decode_s, sampling_s.
     """
 
-    capabilities: ClassVar[Capabilities] = Capabilities(
-        prefix_tokens=1, swaps=("keep", "recompute"), images=True
-    )
+    capabilities: ClassVar[Capabilities] = Capabilities(prefix_tokens=1, swaps=("keep", "recompute"), images=True)
 
     def __init__(
         self,

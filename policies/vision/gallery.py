@@ -16,7 +16,9 @@ ROOM_BYTES = 2**28
 class Gallery:
     """Pictures by the hash of their files; the least recently used go when they have more than `room` bytes. Thread-safe."""
 
-    def __init__(self, processor: Processor, read: Callable[[str], bytes] | None = None, room: int = ROOM_BYTES) -> None:
+    def __init__(
+        self, processor: Processor, read: Callable[[str], bytes] | None = None, room: int = ROOM_BYTES
+    ) -> None:
         """read: the file of a hash, for `of`; raises ImageError where there is none."""
         self.processor = processor
         self._read, self._room, self._bytes = read, room, 0

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 import torch
+from PIL import Image as pillow
 
 from safeladder.launch.pictures import draw
+from safeladder.policies import checkpoint, lora, twins
 from safeladder.policies import model as models
-from safeladder.policies import twins
 from safeladder.policies.batch import TrainingGroup, decode, encode
 from safeladder.policies.engines.transformers_engine import TransformersEngine
 from safeladder.policies.options import StepOptions
@@ -42,10 +43,6 @@ class Twin:
         self.gallery = Gallery(processor, FILES.__getitem__)
 
     def ids(self, text: str, *images: Image) -> list[int]:
-        from io import BytesIO
-
-        from PIL import Image as pillow
-
         sizes = [pillow.open(BytesIO(image.data)).size for image in images]
         return models.encode_prompt(self.tokenizer, text, images=sizes, processor=self.processor)
 
@@ -141,7 +138,9 @@ def test_a_cached_prefix_is_used_for_the_same_image_and_never_for_another(twin: 
 
     (first, none), (second, upto), (third, all_), continued = asyncio.run(go())
     assert (none, upto, all_) == (0, images, len(ids) - 1)
-    assert second == pytest.approx(third, abs=TOLERANCE) and continued[0].logprobs == pytest.approx(third, abs=TOLERANCE)
+    assert second == pytest.approx(third, abs=TOLERANCE) and continued[0].logprobs == pytest.approx(
+        third, abs=TOLERANCE
+    )
     assert len(first) != len(second) or not np.allclose(first, second, atol=TOLERANCE)
 
 
@@ -215,6 +214,31 @@ def test_a_step_moves_the_tower_only_where_it_is_not_frozen(twin: Twin, frozen: 
     assert report.tokens == sum(len(tokens) for each in batch for tokens in each.completion_ids)
 
 
+def test_a_checkpoint_of_a_policy_that_sees_is_whole_and_restores_it(twin: Twin, tmp_path: Path) -> None:
+    step, _ = learner(twin, twin.gallery, frozen=True)
+    step.train([group(twin, "a", LONG)])
+    state = checkpoint.CheckpointState(step=1, version=1)
+    saved = checkpoint.save(tmp_path, 1, step.model, twin.tokenizer, step.optimizer, state, processor=twin.processor)
+    there = Twin(saved)  # loaded by transformers alone: model, tokenizer, image processor
+    assert there.ids("What is this?", LONG) == twin.ids("What is this?", LONG)
+    other, before = learner(twin, twin.gallery, frozen=True)
+    checkpoint.restore(saved, other.model, other.optimizer)
+    for name, parameter in step.model.state_dict().items():
+        assert torch.equal(parameter, other.model.state_dict()[name])
+        assert torch.equal(parameter, there.model.state_dict()[name])
+    assert any(not torch.equal(value, before[name]) for name, value in other.model.named_parameters())
+
+
+def test_adapters_leave_a_frozen_tower_alone(twin: Twin) -> None:
+    model, _ = models.load(twin.folder)
+    seen = {id(module) for part in tower(model) for module in part.modules()}
+    for module in tower(model):
+        module.requires_grad_(False)
+    lora.attach(model, lora.LoraOptions(rank=2))
+    adapted = lora.adapted_layers(model)
+    assert len(adapted) == 2 * 7 and not any(id(layer) in seen for layer in adapted.values())
+
+
 def test_a_sampled_image_token_is_scored_in_training_as_it_was_in_generation(twin: Twin) -> None:
     ids, image = twin.ids("What is this?", LONG), twin.processor.token_id
     completion = [50, image, 51, 52]
@@ -266,9 +290,3 @@ def test_deepseeks_template_opens_the_thought_once_and_drops_those_of_earlier_tu
     turns = models.encode_prompt(tokenizer, "And?", shots=[("One?", "<think>secret</think>Two.")])
     assert "secret" not in tokenizer.decode(turns) and "Two.<｜end▁of▁sentence｜>" in tokenizer.decode(turns)
     assert ids.count(tokenizer.bos_token_id) == 1 and twins.folder_name("tiny-llama") == folder.name
-
-
-def test_the_images_of_a_batch_reach_the_other_ranks(twin: Twin) -> None:
-    sent = group(twin, "a", LONG, SQUARE)
-    (got,) = decode(encode([sent]))
-    assert got.images == [LONG.hash, SQUARE.hash] and msgspec.to_builtins(got.images) == got.images
