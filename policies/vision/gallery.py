@@ -6,11 +6,15 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from safeladder.policies.vision.families import Picture
+from safeladder.policies.vision.families import Picture, name_of
 from safeladder.policies.vision.processor import Processor
-from safeladder.protocol.images import Image
+from safeladder.protocol.images import Image, ImageError
 
 ROOM_BYTES = 2**28
+
+
+def _nothing(hash: str) -> bytes:
+    raise ImageError(f"there is no place to read the image {hash} from")
 
 
 class Gallery:
@@ -23,13 +27,20 @@ class Gallery:
         self.processor = processor
         self._read, self._room, self._bytes = read, room, 0
         self._pictures: OrderedDict[str, Picture] = OrderedDict()
+        self._tokens: dict[
+            str, int
+        ] = {}  # of every picture that was ever here: prompts are named more often than computed
         self._lock = threading.Lock()
 
     def of(self, hashes: Sequence[str]) -> list[Picture]:
         """The pictures of these hashes. Raises ImageError."""
-        assert self._read is not None, "a gallery without files to read is given images"
-        read = self._read
-        return [self._known(hash) or self._hang(hash, Image("", read(hash))) for hash in hashes]
+        return [self._known(hash) or self._hang(hash, Image("", self._read(hash))) for hash in hashes]
+
+    def named(self, prompt_ids: Sequence[int], hashes: Sequence[str]) -> list[int]:
+        """See `Processor.named`; the images are those of the hashes. Raises ImageError, VisionError."""
+        unknown = [hash for hash in hashes if hash not in self._tokens]
+        self.of(unknown)
+        return self.processor.named(prompt_ids, [(name_of(hash), self._tokens[hash]) for hash in hashes])
 
     def look(self, images: Sequence[Image]) -> list[Picture]:
         """The pictures of these files. Raises ImageError."""
@@ -44,6 +55,7 @@ class Gallery:
     def _hang(self, hash: str, image: Image) -> Picture:
         picture = self.processor.picture(image)
         with self._lock:
+            self._tokens[hash] = picture.tokens
             if hash not in self._pictures:
                 self._pictures[hash] = picture
                 self._bytes += picture.bytes

@@ -47,7 +47,7 @@ class Twin:
         return models.encode_prompt(self.tokenizer, text, images=sizes, processor=self.processor)
 
     def named(self, ids: list[int], *images: Image) -> list[int]:
-        return self.processor.named(ids, self.gallery.look(images))
+        return self.gallery.named(ids, [image.hash for image in images])
 
     def pictures(self, *images: Image) -> dict[int, Any]:
         return {picture.name: picture for picture in self.gallery.look(images)}
