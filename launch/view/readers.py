@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import IO, Final
 
 import msgspec
 from msgspec import Struct
@@ -108,14 +108,14 @@ def digests(pieces: Iterator[Piece], wanted: list[bytes], stride: int, bar: Call
             reader.close()
 
 
-def _send(file: BinaryIO, message: Struct) -> None:
+def _send(file: IO[bytes], message: Struct) -> None:
     content = msgspec.msgpack.encode(message)
     file.write(len(content).to_bytes(4, "little"))
     file.write(content)
     file.flush()
 
 
-def _receive(file: BinaryIO) -> bytes | None:
+def _receive(file: IO[bytes]) -> bytes | None:
     """None at the end of the stream. Raises EOFError within a message."""
     head = file.read(4)
     if not head:

@@ -194,7 +194,7 @@ def make_step(step: int, roles: dict[str, Log], generators: list[Log], chance: r
         roles["safety"].write(then, "group.judged", id=identity, verdicts=judged)
         learner.write(
             at + 5.3, "group.trained", id=identity, step=step + 1, published=step + 1, staleness=1, rewards=scores,
-            channels={name: scores for name in (*RULES, "safety")}, advantages=scores, corrections=ones,
+            channels=dict.fromkeys((*RULES, "safety"), scores), advantages=scores, corrections=ones,
             loss_weights=scores,
         )  # fmt: skip
     rows.sort(key=lambda row: float(row["at"]))
