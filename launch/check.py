@@ -21,6 +21,7 @@ from rich.table import Table
 
 from safeladder.launch import tasks
 from safeladder.launch.config import Config, ConfigError, nearest
+from safeladder.launch.export.sink import sink_class
 from safeladder.launch.factory import actor_class, actor_options
 from safeladder.launch.processes import worker_names
 from safeladder.launch.recipe_files import GENERATOR, LEARNER, REFERENCE, SEARCHER
@@ -348,6 +349,19 @@ def _port(bind: str) -> Findings:
         yield Finding("error", "hub.bind", f"cannot bind {bind}: {error}")
 
 
+def sinks(config: Config) -> Findings:
+    for place, name in enumerate(config.watch.sinks):
+        try:
+            kind = sink_class(name)
+        except ConfigError as error:
+            yield Finding("error", f"watch.sinks[{place}]", str(error))
+            continue
+        if not kind.LIVE:
+            yield Finding(
+                "error", f"watch.sinks[{place}]", f"{name} is made of a whole run: safeladder export RUN --to {name}"
+            )
+
+
 def disk(config: Config) -> Findings:
     """The run's folder can be written, and what is kept fits."""
     folder = Path(config.run.directory).expanduser().absolute()
@@ -413,5 +427,5 @@ def data(config: Config) -> Findings:
 
 
 CHECKS: Final[tuple[Callable[[Config], Findings], ...]] = (
-    actors, devices, routes, searchers, capacity, learner_rules, endpoint, disk, memory, data,
+    actors, devices, routes, searchers, capacity, learner_rules, endpoint, sinks, disk, memory, data,
 )  # fmt: skip

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -71,6 +72,16 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("folders", metavar="RUN", nargs="+", type=Path)
     report.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE")
     report.add_argument("--texts", action="store_true", help="with examples, where the run has logged texts")
+    metrics = add("metrics", _metrics, "serve a run's metrics to Prometheus, from its logs")
+    metrics.add_argument("folder", metavar="RUN", type=Path, help="a live run, or one that has ended")
+    metrics.add_argument("--port", type=int, default=9464, help="0: any free one")
+    metrics.add_argument("--host", default="127.0.0.1", help="where to listen; there is no password")
+    export = add("export", _export, "make of a run's logs what other tools open: traces, a timeline, curves")
+    export.add_argument("folder", metavar="RUN", type=Path)
+    export.add_argument(
+        "--to", nargs=2, required=True, metavar=("SINK", "TARGET"), help="perfetto FILE, otlp FILE or ADDRESS, "
+        "tensorboard FOLDER, wandb FOLDER, or my_package.my_module:MySink"
+    )  # fmt: skip
     _add_ask(add("ask", _ask, "ask a run, and watch the search for an answer"))
     serve = add("serve", _serve, "serve a run to OpenAI clients, and a console for people")
     serve.add_argument("folder", metavar="RUN", type=Path, help="a live run, or one that has ended")
@@ -294,6 +305,33 @@ def _report(chosen: argparse.Namespace) -> int:
     from safeladder.launch.report.write import write
 
     print(write(chosen.folders, chosen.out, chosen.texts))
+    return 0
+
+
+def _metrics(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.export.feed import Feed
+    from safeladder.launch.export.metrics import Metrics
+    from safeladder.launch.top.once import opened
+
+    view = opened(chosen.folder)
+    served = Metrics(view.path.name, f"{chosen.host}:{chosen.port}")
+    feed = Feed(view.path / "logs", [("metrics", served)])
+    print(f"metrics of {view.path.name} at http://{chosen.host}:{served.port}/metrics; Ctrl-C ends it", flush=True)
+    try:
+        threading.Event().wait()
+    finally:
+        feed.close()
+    return 0
+
+
+def _export(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.export.feed import export
+    from safeladder.launch.export.sink import sink_class
+    from safeladder.launch.top.once import opened
+
+    run, (name, target) = opened(chosen.folder).path, chosen.to
+    count = export(run / "logs", sink_class(name)(run.name, target))
+    print(f"{count} events of {run.name} to {name}: {target}")
     return 0
 
 

@@ -617,6 +617,16 @@ LAUNCHER: Final[dict[str, Row]] = {
             "step?": _STEP,
         },
     ),
+    "sink.opened": (
+        "launcher",
+        "The run's events go there too.",
+        {"sink": "str: its name", "target": "str: where"},
+    ),
+    "sink.failed": (
+        "launcher",
+        "A sink failed and is left out from here on.",
+        {"sink": "str: its name", "error": _ERROR, "advice": _ADVICE},
+    ),
     "process.restarted": (
         "launcher",
         "A process was started again.",

@@ -306,6 +306,18 @@ class Logs:
 
 
 @dataclass
+class Watch:
+    """What the launcher makes of the run's events beside its logs (`launch/export/`, docs/exports.md).
+
+    metrics_port: where it answers Prometheus; 0: any free port, which its log tells. sinks: built-in names or "module:Class".
+    """
+
+    metrics_port: int | None = _bounded(None, low=0, high=65535)
+    metrics_host: str = "127.0.0.1"
+    sinks: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Config:
     """The whole file. Made by `load`, which checks it; a field changed by hand afterwards is not checked again."""
 
@@ -321,3 +333,4 @@ class Config:
     recipe: Recipe = field(default_factory=Recipe)
     pools: dict[str, Pool] = field(default_factory=dict)
     logs: Logs = field(default_factory=Logs)
+    watch: Watch = field(default_factory=Watch)
