@@ -70,6 +70,11 @@ HUB: Final[dict[str, Row]] = {
         {"name": _NAME, "reason": _REASON, "returned": "int: leases it gave back"},
     ),
     "lease.expired": ("hub", "A lease was not renewed in time.", {"name": _NAME, "work": _ID}),
+    "answer.refused": (
+        "hub",
+        "A process answered a work whose lease it had lost: the work is another's, or done. Nothing is counted twice.",
+        {"name": _NAME, "work": _ID},
+    ),
     "command.received": (
         "hub",
         "Somebody commands the hub.",
