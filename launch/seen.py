@@ -14,7 +14,7 @@ MEMORY_EVERY_S: Final = 10.0
 MEMORY_KEPT: Final = 360  # an hour
 MEMORY_SETTLED_S: Final = 10.0  # a process that has just loaded still takes what its first works need
 LATE_ANSWERS_KEPT: Final = 256
-BURST: Final = 4  # rises in a row, a status each
+BURST: Final = 3  # rises in a row, a status each
 
 
 @dataclass(frozen=True)

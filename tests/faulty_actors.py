@@ -1,4 +1,4 @@
-"""Actors, an engine and a verifier that go wrong when a file says so, as a user's own might. The file holds the faults of now, as words.
+"""Actors and a verifier that go wrong when a file says so, as a user's own might. The file holds the faults of now, as words.
 
 Named in runs as `faulty_actors:Class`; the file's path is in the environment variable FAULTS.
 """
@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import threading
-from collections.abc import Sequence
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,12 @@ from safeladder.actors.actor import Actor, Delivery, Keep, Output
 from safeladder.actors.generator import Generator
 from safeladder.actors.learner import Learner
 from safeladder.actors.places import Place
-from safeladder.policies.engines.transformers_engine import TransformersEngine
 from safeladder.protocol.messages import Verdict
 from safeladder.verifiers.contract import Item, Verifier
 
 POLL_S = 0.05
 LEAK_BYTES = 4 * 2**20  # each POLL_S: 80 MiB a second
-SLOW_S = 4.0
+SLOW_S = 6.0
 
 
 def has(fault: str) -> bool:
@@ -38,20 +36,13 @@ class HangingGenerator(Generator):
         return await super().handle(delivery)
 
 
-class WrongEngine(TransformersEngine):
-    """`wrong`: computes other probabilities than its weights say."""
-
-    async def score(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:
-        found = await super().score(prompt_ids, completion_ids)
-        return [value - 1.0 for value in found] if has("wrong") else found
-
-
 class SlowLearner(Learner):
     """`slow`: each step takes some seconds."""
 
     async def _train(self, places: list[Place]) -> None:
-        if has("slow"):
-            await asyncio.to_thread(threading.Event().wait, SLOW_S)
+        end = time.monotonic() + SLOW_S
+        while has("slow") and time.monotonic() < end:
+            await asyncio.sleep(POLL_S)
         await super()._train(places)
 
 
