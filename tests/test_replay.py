@@ -30,7 +30,11 @@ SETTINGS = (
     "run.record=true",
     "learner.reference_kl=0",
     "learner.dynamic_sampling=true",  # groups of `safety` have no spread and are dropped
-    f"recipe.families={{normal: {{{ROUTE}, terms: {{repetition: 1}}}}, safety: {{{ROUTE}, terms: {{length: 1}}}}}}",
+    *(
+        f"recipe.families.{label}={{{ROUTE}, terms: {{repetition: 1}}}}"
+        for label in ("general_rule", "knowledge_rule", "normal")
+    ),
+    f"recipe.families.safety={{{ROUTE}, terms: {{length: 1}}}}",
     "data.families={normal: 2, safety: 1}",
     *(f"pools.{pool}.replicas=0" for pool in ("searcher", "reference")),
 )
