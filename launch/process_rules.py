@@ -30,7 +30,7 @@ def memory_growth(
             yield Finding("memory_growth", name, f"{_mib(first, last)} in {minutes:.0f} min, and steadily", advice)
 
 
-def _bursting(column: Sequence[tuple[float, float]], least_bytes: float, factor: float = 1.3, even: float = 0.3) -> str:
+def _bursting(column: Sequence[tuple[float, float]], least_bytes: float, factor: float = 1.1, even: float = 0.3) -> str:
     """What a fast leak looks like: `BURST` rises in a row that are much alike. even: the least of them over their mean.
 
     What a process takes once, for its first works or its optimizer, comes in rises that are not alike, or in fewer.

@@ -187,7 +187,8 @@ class Replay:
         payload, arrays = codec.unpack(parcel)
         if not isinstance(payload, m.Group):
             raise ReplayError(f"the record has a {type(payload).__name__} as {work.id}, the ledger has trained it")
-        return Group(payload, *self._preparation.prepare(work.id, payload, arrays))
+        writable = {name: array.copy() for name, array in arrays.items()}  # torch warns of memory that is not
+        return Group(payload, *self._preparation.prepare(work.id, payload, writable))
 
     def _compare(self, step: Step, report: StepReport) -> tuple[str, str]:
         """What differs, and the name of a checkpoint that does not."""

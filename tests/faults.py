@@ -21,7 +21,7 @@ from safeladder.launch import diagnosis
 from safeladder.launch.config import ConfigError
 from safeladder.launch.events import Event, Tail, seconds
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0  # of each wait: processes start slowly on a busy machine
 HERE = Path(__file__).parent
 FAMILY = "{route: [generator, custom, judge, learner], terms: {judge: 1.0}}"
 POOLS = {
@@ -72,13 +72,14 @@ class Faults:
         self._events: dict[tuple[str, int, str], list[Event]] = {}
 
     def all(self) -> Iterator[Named]:
-        self._until(lambda: len(self._steps()) >= 3 and self._settled())
-        leaking = self._set("leak")
+        self._until(lambda: len(self._steps()) >= 3)
         yield self.constant_reward()
+        yield self.slow_learner()
+        self._until(self._settled)
+        leaking = self._set("leak")
+        yield self.stuck_generator()
         yield self._named("memory leak in a custom actor", "", leaking, rule="memory_growth", subject="custom/1")
         self._clear("leak")
-        yield self.slow_learner()
-        yield self.stuck_generator()
         yield self.late_answer()
         yield self.full_disk()
         yield self.dead_pool()
