@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +25,26 @@ class Recorder:
         self._log, self._max_bytes = log, max_bytes
         self._file: r.RecordFile | None = r.RecordFile(path, max_bytes)
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="record")
+        self._submitted: list[Future[None]] = []
         log.info("record.opened", path=str(path), bytes=self._file.size, cut_bytes=self._file.cut_bytes)
         if self._file.closed:
             self._end("record.closed", reason=self._file.closed, bytes=self._file.size)
 
     def began(self, boot: str, step: int, head: str) -> None:
         """To be called before anything is handed."""
-        self._writer.submit(self._append, lambda: r.Began(boot, step, head))
+        self._submit(lambda: r.Began(boot, step, head))
 
     def handed(self, delivery: Delivery, lease_s: float) -> None:
         """To be called before anything is done with the delivery: its arrays are written from where they lie."""
         parts = delivery.message(lease_s)
-        self._writer.submit(self._append, lambda: r.Handed([bytes(part) for part in parts]))
+        self._submit(lambda: r.Handed([bytes(part) for part in parts]))
 
     async def stepped(self, mark: r.Stepped) -> None:
+        """To be called after the step's line is in the ledger and before it is part of a checkpoint."""
         await self._run(self._append, lambda: mark)
+        for future in self._submitted:
+            future.result()  # they have ended before; a defect comes to light here
+        self._submitted.clear()
 
     async def sync(self) -> None:
         """What was recorded outlives a power cut when this returns."""
@@ -51,6 +56,9 @@ class Recorder:
             self._file.close()
         self._writer.shutdown()
 
+    def _submit(self, make: Callable[[], r.Record]) -> None:
+        self._submitted.append(self._writer.submit(self._append, make))
+
     async def _run(self, call: Callable[..., None], *arguments: Any) -> None:
         await asyncio.get_running_loop().run_in_executor(self._writer, call, *arguments)
 
@@ -60,11 +68,12 @@ class Recorder:
         if self._file is None:
             return
         try:
-            self._file.append(make())
-        except r.RecordFull:
-            reason = f"run.record_max_bytes, {self._max_bytes} bytes, is reached"
-            self._append(lambda: r.Closed(reason))
-            self._end("record.closed", reason=reason, bytes=self._file.size)
+            try:
+                self._file.append(make())
+            except r.RecordFull:
+                reason = f"run.record_max_bytes, {self._max_bytes} bytes, is reached"
+                self._file.append(r.Closed(reason))
+                self._end("record.closed", reason=reason, bytes=self._file.size)
         except OSError as error:
             self._end("record.failed", error=error.strerror or str(error))
 

@@ -30,13 +30,15 @@ def memory_growth(
             yield Finding("memory_growth", name, f"{_mib(first, last)} in {minutes:.0f} min, and steadily", advice)
 
 
-def _bursting(column: Sequence[tuple[float, float]], least_bytes: float, factor: float = 1.1, even: float = 0.3) -> str:
-    """What a fast leak looks like: `BURST` rises in a row that are much alike. even: the least of them over their mean.
+def _bursting(
+    column: Sequence[tuple[float, float]], least_bytes: float, factor: float = 1.1, lasting: float = 0.5
+) -> str:
+    """What a fast leak looks like: `BURST` rises in a row that do not become less. lasting: the last rise over the largest.
 
-    What a process takes once, for its first works or its optimizer, comes in rises that are not alike, or in fewer.
+    What a process takes once, for its first works, its optimizer or a cache, comes in fewer rises, or in ever smaller ones.
     """
     rises = [after - before for (_, before), (_, after) in pairwise(column)]
-    if len(rises) < BURST or min(rises) <= 0 or min(rises) < even * fmean(rises):
+    if len(rises) < BURST or min(rises) <= 0 or rises[-1] < lasting * max(rises):
         return ""
     (begin, first), (end, last) = column[0], column[-1]
     if last <= factor * first or last - first <= least_bytes:

@@ -8,6 +8,7 @@ Each round is a run of the tiny model by real processes. The time is from the pr
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 import tempfile
@@ -28,7 +29,8 @@ def main() -> None:
             os.environ.update(faults.environment(Path(folder)))
             with Running(Path(folder), *faults.SETTINGS) as running:
                 rounds.append({})
-                for found in faults.Faults(running, Path(folder)).all():
+                for named in faults.Faults(running, Path(folder)).all():
+                    found = dataclasses.replace(named, words=named.words.replace(str(running.run.path), "RUN"))
                     rounds[-1][found.fault] = found
                     print(
                         f"{found.seconds:5.1f} s  {found.fault}: {found.by}: {found.words}", file=sys.stderr, flush=True
