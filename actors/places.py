@@ -15,6 +15,8 @@ from safeladder.launch.config import Config
 from safeladder.policies.batch import TrainingGroup
 from safeladder.policies.recipe import Recipe, RecipeError, Rewards, normalised_apart, rewards
 from safeladder.policies.thought import thought_length
+from safeladder.protocol import messages as m
+from safeladder.protocol.codec import Arrays
 
 if TYPE_CHECKING:
     from safeladder.policies.credit import Credit
@@ -59,13 +61,17 @@ class Preparation:
             self._credit = Credit(step_options(config))
 
     def place(self, delivery: Delivery) -> Place:
-        """Rewards and training arrays of a group. Raises Reject for a group that lacks what training needs."""
-        group, arrays = delivery.group, delivery.arrays
+        """A group's place. Raises Reject for a group that lacks what training needs."""
+        earned, training = self.prepare(delivery.id, delivery.group, delivery.arrays)
+        return Place(delivery, earned, training, self._informative(training))
+
+    def prepare(self, identity: str, group: m.Group, arrays: Arrays) -> tuple[Rewards, TrainingGroup]:
+        """Rewards and training arrays of a group. Raises Reject."""
         needed = {"prompt_ids", "lengths", "completion_ids", "behaviour_logprobs", "versions"}
         if self._config.learner.reference_kl > 0:
             needed.add("reference_logprobs")
         if missing := needed - set(arrays):
-            raise Reject(f"group {delivery.id!r} came without {sorted(missing)}; which stop of its route makes them?")
+            raise Reject(f"group {identity!r} came without {sorted(missing)}; which stop of its route makes them?")
         try:
             earned = rewards(group, self._recipe)
         except RecipeError as error:
@@ -77,7 +83,7 @@ class Preparation:
         channels, weights = normalised_apart(earned.terms, family)
         unknown = np.full(len(group.completions), np.nan)
         training = TrainingGroup(
-            id=delivery.id,
+            id=identity,
             prompt_ids=arrays["prompt_ids"],
             completion_ids=completions,
             behaviour=np.split(arrays["behaviour_logprobs"], ends),
@@ -93,7 +99,7 @@ class Preparation:
             thought_lengths=self._thought_lengths(completions, kept),
             qualified=earned.qualified,
         )
-        return Place(delivery, earned, training, self._informative(training))
+        return earned, training
 
     def _informative(self, training: TrainingGroup) -> bool:
         """Always true where nobody asks (`learner.dynamic_sampling`)."""

@@ -109,6 +109,12 @@ def _parser() -> argparse.ArgumentParser:
         ("health", _health, "what the health rules find in a run's logs"),
     ):
         add(name, run, help).add_argument("folder", metavar="RUN", type=Path)
+    replay = add("replay", _replay, "make a run's steps again from its record, and say where they first differ")
+    replay.add_argument("folder", metavar="RUN", type=Path)
+    replay.add_argument("--stop-at", type=int, metavar="N", help="make the steps up to N and show N's batch")
+    replay.add_argument(
+        "--tokens", action="store_true", help="with --stop-at: show prompts and answers, token by token"
+    )
     events = add("events", _events, "list the events of the logs: who says what, with which fields")
     events.add_argument("--markdown", action="store_true", help="as the page docs/events.md")
     dead = add("dead", _dead, "list what was set aside after failing too often, or put it back")
@@ -436,6 +442,21 @@ def _health(chosen: argparse.Namespace) -> int:
     if not found:
         print("no rule is broken")
     return 1 if any(lasts for _, _, _, lasts in found) else 0
+
+
+def _replay(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.replay import Replay, batch, told
+    from safeladder.launch.rundir import RunDirectory
+
+    with Replay(RunDirectory(chosen.folder)) as replay:
+        for line in told(replay, chosen.stop_at):
+            print(line, flush=True)
+        made = replay.made
+        assert made is not None
+        if chosen.stop_at is not None:
+            for line in batch(made, replay.tokenizer if chosen.tokens else None):
+                print(line)
+        return 1 if made.difference else 0
 
 
 def _dead(chosen: argparse.Namespace) -> int:

@@ -70,6 +70,11 @@ HUB: Final[dict[str, Row]] = {
         {"name": _NAME, "reason": _REASON, "returned": "int: leases it gave back"},
     ),
     "lease.expired": ("hub", "A lease was not renewed in time.", {"name": _NAME, "work": _ID}),
+    "answer.refused": (
+        "hub",
+        "A process answered a work whose lease it had lost: the work is another's, or done. Nothing is counted twice.",
+        {"name": _NAME, "work": _ID},
+    ),
     "command.received": (
         "hub",
         "Somebody commands the hub.",
@@ -577,6 +582,21 @@ LEARNER: Final[dict[str, Row]] = {
     "weights.unreadable": ("learner", "A publication cannot be read.", {"version": _VERSION, "error": _ERROR}),
     "weights.no_shared_memory": ("learner", "Weights go through a folder.", {"reason": _REASON, "directory": _PATH}),
     "weights.leftover_removed": ("learner", "Half a publication of an earlier process is removed.", {"path": _PATH}),
+    "record.opened": (
+        "learner, with `run.record`",
+        "What it is handed is recorded from here on.",
+        {"path": _PATH, "bytes": "int bytes: that stand in it", "cut_bytes": "int bytes: torn tail"},
+    ),
+    "record.closed": (
+        "learner, with `run.record`",
+        "The record is full; the run goes on without.",
+        {"reason": _REASON, "bytes": "int bytes: its size"},
+    ),
+    "record.failed": (
+        "learner, with `run.record`",
+        "The disk refuses the record; the run goes on without.",
+        {"error": _ERROR},
+    ),
     "rank.joined": (
         "further ranks of a learner",
         "It is part of the group.",

@@ -2,7 +2,7 @@
 
 config.yaml          the resolved configuration             run.json            endpoint, launcher's pid, schema
 logs/ROLE-I.jsonl    structured log of a process            logs/ROLE-I.out     its stdout and stderr
-hub/journal          what the hub has accepted              learner/ledger.jsonl, learner/versions
+hub/journal          what the hub has accepted              learner/ledger.jsonl, learner/versions, learner/record
 checkpoints/         committed states of the learner        weights/            publications, where no shared memory
 summary.json         what the run came to                   lock                held by the running launcher
 weights.key          secret that signs the publications, mode 0600
@@ -52,6 +52,10 @@ class RunDirectory:
     @property
     def versions(self) -> Path:
         return self.path / "learner" / "versions"
+
+    @property
+    def record(self) -> Path:
+        return self.path / "learner" / "record"
 
     @property
     def checkpoints(self) -> Path:

@@ -20,11 +20,16 @@ def _bounded(default: Any, low: float | None = None, high: float | None = None, 
 
 @dataclass
 class Run:
-    """name: the run's folder under `directory`; empty: the time of the start. seed: decides data order and sampling."""
+    """name: the run's folder under `directory`; empty: the time of the start. seed: decides data order and sampling.
+
+    record: keep what the learner is handed, for `safeladder replay`; at most `record_max_bytes` of it.
+    """
 
     name: str = ""
     directory: str = "runs"
     seed: int = 7
+    record: bool = False
+    record_max_bytes: int = _bounded(4 * 2**30, low=4096)
 
 
 @dataclass
