@@ -228,7 +228,8 @@ class Interventions:
                 text = node.step.text if len(parts) == 1 else self._decode(part)
                 columns = [column[at : at + len(part)] for column in (node.step.logprobs, node.step.versions)]
                 author = "policy" if node.step.own else "strategy"
-                made.append(SessionStep(session.named(), text, tuple(part), author, dict(node.scores), *columns))
+                scores = dict(node.scores)
+                made.append(SessionStep(session.named(), text, tuple(part), author, scores, *columns, node.number))
                 at += len(part)
         return made
 

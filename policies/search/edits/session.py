@@ -39,7 +39,8 @@ class EditError(ValueError):
 
 @dataclass(slots=True)
 class SessionStep:
-    """`id` names the step for as long as the session lives, whatever is edited before it. `logprobs`, `versions`: of sampled tokens."""
+    """`id` names the step for as long as the session lives, whatever is edited before it. `logprobs`, `versions`: of sampled tokens.
+    `node`: the node of the search that it is, or is a part of."""
 
     id: str
     text: str
@@ -48,6 +49,7 @@ class SessionStep:
     scores: dict[str, float] = field(default_factory=dict)
     logprobs: tuple[float, ...] = ()
     versions: tuple[int, ...] = ()
+    node: int | None = None
 
     def record(self) -> dict[str, Any]:
         return {
@@ -57,6 +59,7 @@ class SessionStep:
             "author": self.author,
             "scores": {name: round(value, 4) for name, value in self.scores.items()},
             "version": min(self.versions, default=None),
+            "node": self.node,
         }
 
 
