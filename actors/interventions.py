@@ -127,6 +127,8 @@ class Interventions:
         session.prompt_ids = arrays["prompt_ids"].tolist()
         for edit in remembered:
             text = guidance(edit, language_of(question.text))
+            if 2 * len(self._encode(text)) > question.max_new_tokens:
+                continue  # at least half of the answer is the policy's
             try:
                 await self.edit(session, work, "insert", None, text, None)
             except Refused:

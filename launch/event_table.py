@@ -218,6 +218,11 @@ ROLES: Final[dict[str, Row]] = {
         "A group's completions were written with searches in between. Further fields: their statistics, see docs/deliberation.md.",
         {"id": _ID, MORE: ""},
     ),
+    "group.demonstrated": (
+        "demonstrator",
+        "A record's own text stands in the place of samples.",
+        {"id": _ID, "own_tokens": "int: to be learned", "tokens": "int: of the completion"},
+    ),
     "question.answered": (
         "searcher",
         "A question was deliberated on. Further fields: what it has spent.",

@@ -17,7 +17,7 @@ from safeladder.launch.tasks import parse
 
 ADA = {"authorization": f"Bearer {KEY}"}
 ASKED = {"model": "policy+beam", "messages": QUESTION, "max_tokens": 64, "seed": 3, **SEARCH}
-LOOP = "kill them all " * 40
+LOOP = "kill them all " * 150
 
 
 class Client:
@@ -131,10 +131,12 @@ def test_what_was_accepted_guides_a_similar_question_of_the_same_owner_and_is_ex
     after = ada.act(session, "continue")[1]
     assert ada.act(session, "accept")[1]["accepted"]
     similar = [{"role": "user", "content": "Which fruits make the best salad of three?"}]
-    guided = begun(ada, messages=similar)
+    guided = begun(ada, messages=similar, max_tokens=400)
     assert guided["steps"][0]["author"] == "user" and "Apples, pears and plums." in guided["steps"][0]["text"]
     assert guided["edits"][0]["kind"] == "insert"
-    assert begun(Client(served, "open", {}), messages=similar)["steps"][0]["author"] == "policy", "another owner's"
+    assert begun(Client(served, "open", {}), messages=similar, max_tokens=400)["steps"][0]["author"] == "policy", (
+        "another owner's"
+    )
 
     status, lines = ada.ask("GET", f"/sessions/{session['id']}/export")
     assert status == 200 and len(lines) == 1
@@ -160,7 +162,7 @@ def test_a_session_can_be_opened_on_a_search_that_was_made_before(ada: Client, s
 @pytest.mark.parametrize(
     ("path", "body", "status", "said"),
     [
-        ("", {**ASKED, "model": "policy"}, 400, "a session takes a strategy"),
+        ("", {**ASKED, "model": "policy", "safeladder": {}}, 400, "a session takes a strategy"),
         ("", {**ASKED, "stream": True}, 400, "no stream"),
         ("", {"request": "never"}, 404, "is kept here"),
         ("", {"request": 3}, 400, "Expected `str`"),
