@@ -223,6 +223,11 @@ ROLES: Final[dict[str, Row]] = {
         "A group's completions were written with searches in between. Further fields: their statistics, see docs/deliberation.md.",
         {"id": _ID, MORE: ""},
     ),
+    "group.demonstrated": (
+        "demonstrator",
+        "A record's own text stands in the place of samples.",
+        {"id": _ID, "own_tokens": "int: to be learned", "tokens": "int: of the completion"},
+    ),
     "question.answered": (
         "searcher",
         "A question was deliberated on. Further fields: what it has spent.",
@@ -354,6 +359,38 @@ GATEWAY: Final[dict[str, Row]] = {
         "gateway",
         "The client is gone before its answer.",
         {"id": "str: the request's", "seconds?": "float s: since it asked"},
+    ),
+    "session.begun": (
+        "gateway",
+        "A person's session on an answer.",
+        {"id": "str: the session's", "owner": "any: whose key", "steps": "int: of the answer"},
+    ),
+    "session.edited": (
+        "gateway",
+        "An edit was judged and made.",
+        {
+            "id": "str: the session's",
+            "kind": "str: replace, insert, delete, note",
+            "step": "str: the step's id",
+            "distance": "float: Levenshtein over the longer text",
+            "gate": "float: lowest safety from now on",
+        },
+    ),
+    "session.continued": (
+        "gateway",
+        "The policy went on after an edit.",
+        {
+            "id": "str: the session's",
+            "state": "str: answered, or refused where no answer may be given",
+            "tokens": "int: drawn",
+            "locality": "float|null: 1 - distance of the new continuation from the old one",
+            "carried": "float|null: share of the edit's new words in the continuation",
+        },
+    ),
+    "edit.refused": (
+        "gateway",
+        "An edit was not made, because its verifiers are against it or could not judge it.",
+        {"id": "str: the session's", "scores": "map: dimension -> score; empty: not judged", "reason": _REASON},
     ),
     "request.broke": ("gateway", "A defect of ours, with its traceback.", {"path": "str: of the address"}),
 }
