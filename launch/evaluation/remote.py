@@ -70,7 +70,9 @@ class RemoteRespondent:
 
     def _body(self, task: Task) -> dict[str, Any]:
         given, drawn = self._prompting, self._answering
-        messages: list[dict[str, Any]] = [{"role": "system", "content": given.system}] if given.system else []
+        messages: list[dict[str, Any]] = []
+        if system := given.system_of(task.record):
+            messages.append({"role": "system", "content": system})
         for user, assistant in given.turns(task.record):
             messages += [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
         messages.append({"role": "user", "content": self._content(task)})

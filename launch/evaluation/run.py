@@ -156,8 +156,7 @@ async def _answers(
                 await _each(open_, answering, known, done)
             finally:
                 await answering.stop()
-    found = {task.item: known.get(task.item) for task in tasks}
-    return {item: response for item, response in found.items() if response is not None}
+    return {task.item: response for task in tasks if (response := known.get(task.item)) is not None}
 
 
 async def _each(tasks: Sequence[Task], answering: Respondent, known: ResponseFile, done: Callable[[int], None]) -> None:
