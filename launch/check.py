@@ -393,7 +393,7 @@ def data(config: Config) -> Findings:
     absent = [
         index
         for index, source in enumerate(sources)
-        if source != "embedded" and not Path(source).expanduser().is_file()
+        if not tasks.located(source).is_file()
     ]
     for index in absent:
         yield Finding("error", f"data.tasks[{index}]", f"there is no file {sources[index]}")
