@@ -53,7 +53,9 @@ class Demonstrator(Actor):
         group = delivery.group
         text = completion(group)
         system = group.system
-        if grammar.parse(group.prefix + text).answer is not None:  # a trajectory: the searcher tells its policy the grammar
+        if (
+            grammar.parse(group.prefix + text).answer is not None
+        ):  # a trajectory: the searcher tells its policy the grammar
             system = instructed(system, language_of(group.record.prompt))
         shots = earlier_turns(group.record) or [(shot.user, shot.assistant) for shot in self.config.policy.shots]
         prompt = encode_prompt(self._tokenizer, question(group.record), system, group.prefix, shots)

@@ -2,6 +2,6 @@
 
     python -m safeladder.launch.demonstrations.write launch/data
 
-writes `ladder.jsonl` (tasks with a completion each), `held_out.jsonl` (tasks that no rung trains on) and `corpus.jsonl` (what their search
-questions are answered from). Everything here was written for this project.
+writes `ladder.jsonl` (tasks with a completion each), `held_out.jsonl` (tasks that no rung trains on), the same for deliberative search with
+`_search` in the names, and `corpus.jsonl`, from which search is answered. Everything here was written for this project.
 """

@@ -1,6 +1,6 @@
 """Writes the embedded demonstrations, the held-out tasks and the corpus from `phrases.py`. The same files on every machine.
 
-A record of `ladder.jsonl` has a `completion`: a thought and an answer, or for a search the whole trajectory as the environment of
+A record of `ladder.jsonl` and `ladder_search.jsonl` has a `completion`: a thought and an answer, or for a search the whole trajectory as the environment of
 `policies/search/deliberate` would have it, replies included. Held-out tasks have none, other phrases, other numbers and other towns.
 """
 
@@ -27,11 +27,13 @@ HELD_OUT_TOWNS = 8  # of phrases.TOWNS, from the end
 
 
 def write(folder: Path) -> None:
-    """Writes the three files into a folder."""
+    """Writes the five files into a folder."""
     corpus, facts = _countryside()
     _lines(folder / "corpus.jsonl", [{"id": d.id, "title": d.title, "text": d.text} for d in corpus])
-    _lines(folder / "ladder.jsonl", _numbered("ladder", [*_demonstrations(), *_searches(corpus, facts)]))
-    _lines(folder / "held_out.jsonl", _numbered("held-out", [*_tasks(), *_search_tasks(facts)]))
+    _lines(folder / "ladder.jsonl", _numbered("ladder", [*_demonstrations()]))
+    _lines(folder / "ladder_search.jsonl", _numbered("ladder", [*_searches(corpus, facts)]))
+    _lines(folder / "held_out.jsonl", _numbered("held-out", [*_tasks()]))
+    _lines(folder / "held_out_search.jsonl", _numbered("held-out", [*_search_tasks(facts)]))
 
 
 # -------------------------------------------------------------------------------------------------- demonstrations
@@ -136,7 +138,9 @@ def _searches(corpus: Sequence[Document], facts: Sequence[Fact]) -> Iterator[Row
     for number, (_, question, answer, query) in enumerate(draw.sample(known, 36)):
         lost = number % 5 == 4
         if lost:
-            question, query = (text.replace(" in ", " in Old ").replace("keeper", "founder") for text in (question, query))
+            question, query = (
+                text.replace(" in ", " in Old ").replace("keeper", "founder") for text in (question, query)
+            )
             answer, found, said, sure = "Ada Thorn", "The results do not say it.", "unknown", 1
         else:
             found, said, sure = "The first result says it.", answer, 9
