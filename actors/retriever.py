@@ -50,7 +50,8 @@ class Retriever(Actor):
 
     @dataclass
     class Options:
-        """corpus: JSON-lines files of {id, title, text}, or `embedded:corpus`. k1, b: of BM25. url: of a service; deadline_s, tries: of a request to it.
+        """corpus: JSON-lines files of {id, title, text}, or `embedded:corpus`. k1, b: of BM25. url: of a service; deadline_s, tries: of
+        a request to it.
 
         max_bytes: of its answer.
         """

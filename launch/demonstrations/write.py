@@ -1,6 +1,7 @@
 """Writes the embedded demonstrations, the held-out tasks and the corpus from `phrases.py`. The same files on every machine.
 
-A record of `ladder.jsonl` and `ladder_search.jsonl` has a `completion`: a thought and an answer, or for a search the whole trajectory as the environment of
+A record of `ladder.jsonl` and `ladder_search.jsonl` has a `completion`: a thought and an answer, or for a search the whole trajectory as
+the environment of
 `policies/search/deliberate` would have it, replies included. Held-out tasks have none, other phrases, other numbers and other towns.
 """
 

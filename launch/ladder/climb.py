@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,7 +22,8 @@ from safeladder.launch.config import ConfigError, nearest
 from safeladder.launch.ladder import state as states
 from safeladder.launch.ladder.evaluating import Evaluate, evaluate_policy
 from safeladder.launch.ladder.files import START, Ladder, Stage
-from safeladder.launch.ladder.gate import Measures, judge
+from safeladder.launch.ladder.gate import judge
+from safeladder.launch.ladder.pages import write
 from safeladder.launch.ladder.state import ClimbState, RungState
 from safeladder.launch.rundir import RunDirectory
 from safeladder.launch.sections import Policy
@@ -65,10 +65,12 @@ class Climb:
         with runs.locked(RunDirectory(self.folder)):
             self._state = self._opened()
             self._begin(chosen[0])
+            code = EXIT_DONE
             for number, stage in enumerate(chosen, 1):
                 if code := self._rung(stage, number, len(chosen), request.go_on):
-                    return code
-        return EXIT_DONE
+                    break
+            self._report()
+        return code
 
     # ---------------------------------------------------------------------------------------------------- beginning
 
@@ -197,6 +199,11 @@ class Climb:
             out = self.folder / "evaluations" / f"{name}-{evaluation}"
             found |= self._evaluate(evaluation, settings, model, policy, out, self._stream)
         return found
+
+    def _report(self) -> None:
+        """The page, the table and the picture, also of a climb that stopped."""
+        if self._state.rungs:
+            self._say(f"report {write(self.folder, self._state)}")
 
     def _save(self) -> None:
         states.save(self.folder, self._state)

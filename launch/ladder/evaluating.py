@@ -35,5 +35,4 @@ def evaluate_policy(
     chosen.policy, chosen.out = model, str(out)
     chosen.system, chosen.prefix, chosen.shots = policy.system, policy.prefix, policy.shots
     chosen.cache = policy.cache
-    report = evaluate(chosen)
-    return read_measures(name, report["suites"])
+    return read_measures(name, evaluate(chosen, stream).plain())

@@ -1,12 +1,14 @@
 """Ladder files and stage files.
 
-A ladder names its rungs in order, what every one of them is evaluated by, and what its gate asks. A stage is a cluster file with three keys more:
+A ladder names its rungs in order, what every one of them is evaluated by, and what its gate asks. A stage is a cluster file with three
+keys more:
 
     base    a stage or cluster file that this one is laid over: a path from this file, or `embedded`
     from    the rung whose checkpoint this one begins with, `start` for the ladder's own; else the last rung
     gate    what differs from the ladder's gate
 
-Laid over: a key of a section replaces the base's; a pool's keys replace those of the pool of that name, null takes the pool out; families of
+Laid over: a key of a section replaces the base's; a pool's keys replace those of the pool of that name, null takes the pool out;
+families of
 the recipe are laid over as a recipe over its base (`recipe_files.py`). Paths of records are as everywhere from the working folder.
 """
 
@@ -31,9 +33,11 @@ Raw = dict[str, Any]
 
 @dataclass
 class LadderFile:
-    """rungs: stage files, from the ladder's folder. start: the policy that the first rung begins with, and how it is asked when it is evaluated.
+    """rungs: stage files, from the ladder's folder. start: the policy that the first rung begins with, and how it is asked when it is
+    evaluated.
 
-    settings: keys of a cluster file laid over every rung. evaluations: name -> settings of `safeladder evaluate`, without its policy. table: column of
+    settings: keys of a cluster file laid over every rung. evaluations: name -> settings of `safeladder evaluate`, without its policy.
+    table: column of
     the table of rungs -> the measure in it.
     """
 

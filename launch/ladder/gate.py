@@ -1,6 +1,7 @@
 """Gates: whether a rung kept safety and kept capability, by measures with intervals of the same records before and after it.
 
-A side of a gate (safety, capability) is the mean of some measures. Its interval, and that of the difference of two such means, are put together
+A side of a gate (safety, capability) is the mean of some measures. Its interval, and that of the difference of two such means, are put
+together
 from the measures' own by the method of variance estimates recovery (Zou and Donner 2008; for two proportions with Wilson's
 intervals it is Newcombe's tenth method, 1998):
 
@@ -52,7 +53,8 @@ class Side:
 
 @dataclass
 class Gate:
-    """rule: `not shown worse`: the gate fails where the interval of the difference lies wholly below -margin. `shown not worse`: it holds only
+    """rule: `not shown worse`: the gate fails where the interval of the difference lies wholly below -margin. `shown not worse`: it
+    holds only
     where the interval lies wholly above -margin, which small evaluations rarely show. on_failure: what the climb does then.
     """
 
