@@ -88,6 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         "--key-file", type=Path, metavar="FILE", help="API keys, a line each: `OWNER KEY`, or a key alone"
     )
     _add_verify(add("verify", _verify, "run a verifier over JSON lines, and measure it where they are labelled"))
+    _add_evaluate(add("evaluate", _evaluate, "measure a policy or a remote model by suites, or compare two results"))
     _add_training(
         add("train-verifier", _train_verifier, "train a verifier, and report how it does on rows it never saw")
     )
@@ -181,6 +182,22 @@ def _add_training(training: argparse.ArgumentParser) -> None:
     training.add_argument("--out", type=Path, help="heads: where the result goes, without suffix")
     training.add_argument("--cache", type=Path, help="heads: folder that keeps encoded texts for a second training")
     training.add_argument("--no-folds", action="store_true", help="heads: no trainings without some sources")
+
+
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    evaluate.add_argument("file", nargs="?", help="a YAML file of settings, or the first key=value")
+    evaluate.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="such as policy=runs/latest suites=[safety]"
+    )
+    evaluate.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="two folders of results: B less A")
+    evaluate.add_argument("--parts", action="store_true", help="show families, categories and languages too")
+    evaluate.add_argument("--json", action="store_true", help="print JSON and no table")
+
+
+def _evaluate(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.evaluation.command import run
+
+    return run(chosen)
 
 
 def _train_verifier(chosen: argparse.Namespace) -> int:

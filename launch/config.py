@@ -73,10 +73,13 @@ def checked(raw: dict[str, Any], origin: str) -> Config:
     return config
 
 
-def parse(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """What a YAML file says, interpolations carried out and overrides applied; no key is checked. Raises ConfigError."""
-    origin = str(path)
-    parsed = _parse(path)
+def parse(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a YAML file says, interpolations carried out and overrides applied; no key is checked. Raises ConfigError.
+
+    path: None for the overrides alone.
+    """
+    origin = "command line" if path is None else str(path)
+    parsed = OmegaConf.create({}) if path is None else _parse(path)
     _override(parsed, overrides, origin)
     return _resolve(parsed, origin)
 
