@@ -92,24 +92,21 @@ class Climb:
                 raise ConfigError(f"rung {stage.name}: {said}")
 
     def _opened(self) -> ClimbState:
-        """The state so far. Raises ClimbError where the ladder has changed since."""
+        """The state so far. Raises ClimbError where the ladder has changed since; its gates and table may, they judge what stands."""
         file = self._ladder.file
-        stages = [
-            [stage.name, stage.source, msgspec.to_builtins(stage.gate), stage.raw] for stage in self._ladder.stages
-        ]
+        stages = [[stage.name, stage.source, stage.raw] for stage in self._ladder.stages]
         kept = [msgspec.to_builtins(file.start), file.evaluations, stages]
         digest = hashlib.blake2b(msgspec.json.encode(kept, order="deterministic"), digest_size=8).hexdigest()
-        if not states.is_climb(self.folder):
-            gate = file.gate
-            return ClimbState(
-                file.name, digest, file.start.model, file.table, gate.safety.measures, gate.capability.measures
-            )
-        found = states.load(self.folder)
-        if found.ladder != digest:
+        state = ClimbState(file.name, digest, file.start.model)
+        if states.is_climb(self.folder):
+            state = states.load(self.folder)
+        if state.ladder != digest:
             raise ClimbError(
                 f"{self.folder} was climbed with another ladder, or other settings: go on with those, or give this one another `name`"
             )
-        return found
+        state.table = file.table
+        state.safety, state.capability = file.gate.safety.measures, file.gate.capability.measures
+        return state
 
     def _begin(self, first: Stage) -> None:
         """The evaluation of what the climb begins with."""

@@ -41,14 +41,17 @@ class RungState(Struct):
 
 
 class ClimbState(Struct):
-    """ladder: digest of the ladder as it was read. rungs: those that stand, in the order of climbing."""
+    """ladder: digest of what decides the policies and their measures. rungs: those that stand, in the order of climbing.
+
+    table, safety, capability: the columns and the sides of the gate, as the ladder's file has them.
+    """
 
     name: str
     ladder: str
     start_model: str
-    table: dict[str, str]
-    safety: list[str]
-    capability: list[str]
+    table: dict[str, str] = {}
+    safety: list[str] = []
+    capability: list[str] = []
     start: dict[str, Estimate] = {}
     start_s: float = 0.0
     rungs: dict[str, RungState] = {}
