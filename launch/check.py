@@ -216,10 +216,11 @@ def capacity(config: Config) -> Findings:
         if pool.actor == GENERATOR and isinstance(rows, int) and config.sampling.samples > rows:
             message = f"is {config.sampling.samples}, but pools.{name}.options.max_sequences allows {rows} rows"
             yield Finding("error", "sampling.samples", message)
-    if config.sampling.temperature == 0:
+    compared = list(learner.advantage) != ["ones"]  # demonstrations are not sampled, and not compared with one another
+    if compared and config.sampling.temperature == 0:
         message = "is 0: all samples of a group are the same, so that nothing can be learnt from their difference"
         yield Finding("warning", "sampling.temperature", message)
-    if config.sampling.samples < 2:
+    if compared and config.sampling.samples < 2:
         yield Finding("warning", "sampling.samples", "is 1: an advantage relative to the group needs at least 2")
     if sum(1 for pool in config.pools.values() if (pool.actor or "").endswith(".feeder:Feeder") and pool.replicas) > 1:
         yield Finding("error", "pools", "there is more than one feeder pool; one feeder owns the order of admission")
@@ -404,11 +405,7 @@ def model_bytes(config: Config) -> int:
 def data(config: Config) -> Findings:
     """The task files are there and can be read, and every record belongs to a family of the recipe."""
     sources, known = config.data.tasks, config.recipe.families
-    absent = [
-        index
-        for index, source in enumerate(sources)
-        if source != "embedded" and not Path(source).expanduser().is_file()
-    ]
+    absent = [index for index, source in enumerate(sources) if not tasks.located(source).is_file()]
     for index in absent:
         yield Finding("error", f"data.tasks[{index}]", f"there is no file {sources[index]}")
     if not sources:

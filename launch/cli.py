@@ -55,6 +55,14 @@ def _parser() -> argparse.ArgumentParser:
     launch.add_argument("file", nargs="?", help="a cluster.yaml, or `embedded` for the one that comes with the package")
     launch.add_argument("overrides", nargs="*", metavar="key=value", help="such as learner.steps=20")
     launch.add_argument("--resume", metavar="RUN", type=Path, help="go on with this run from its newest checkpoint")
+    climb = add("climb", _climb, "climb a ladder: rungs in order, each evaluated before and after and held to its gate")
+    climb.add_argument("file", type=Path, help="such as launch/ladder/quickstart.yaml; the same again goes on")
+    climb.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="of the ladder, such as settings.policy.dtype=bfloat16"
+    )
+    climb.add_argument("--from", dest="first", metavar="RUNG", help="begin here; the rungs before are passed over")
+    climb.add_argument("--only", metavar="RUNG", help="this rung alone")
+    climb.add_argument("--go-on", action="store_true", help="past gates that fail")
     check = add("check", _check, "prove a configuration before anything starts")
     check.add_argument("file")
     check.add_argument("overrides", nargs="*", metavar="key=value")
@@ -280,6 +288,14 @@ def _launch(chosen: argparse.Namespace) -> int:
     outcome = runs.launch(config, folder, sys.stdout)
     summary.show(summary.load(folder), sys.stdout)
     return outcome.code
+
+
+def _climb(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.ladder.climb import Climb, Request
+    from safeladder.launch.ladder.files import read
+
+    climb = Climb(read(chosen.file, chosen.overrides), sys.stdout)
+    return climb.run(Request(chosen.first, chosen.only, chosen.go_on))
 
 
 def _check(chosen: argparse.Namespace) -> int:

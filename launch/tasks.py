@@ -6,12 +6,14 @@ import random
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from safeladder.launch.config import ConfigError
 from safeladder.protocol.messages import Record
 
+EMBEDDED: Final = "embedded"
 _KNOWN = {field.name for field in msgspec.structs.fields(Record)} - {"extra"}
 
 
@@ -107,11 +109,22 @@ class Draw:
         return permuted
 
 
+def is_embedded(source: str) -> bool:
+    """Whether a source is `embedded` or `embedded:NAME` rather than a path."""
+    return source == EMBEDDED or source.startswith(f"{EMBEDDED}:")
+
+
+def located(source: str) -> Path:
+    """The file of a source: a path, or `embedded:NAME` for NAME.jsonl of the package's `launch/data`; `embedded` is `embedded:tasks`."""
+    if not is_embedded(source):
+        return Path(source).expanduser()
+    name = source.partition(":")[2] or "tasks"
+    return Path(str(resources.files("safeladder.launch.data").joinpath(f"{name}.jsonl")))
+
+
 def _lines(source: str) -> Iterable[str]:
-    if source == "embedded":
-        return resources.files("safeladder.launch.data").joinpath("tasks.jsonl").read_text("utf-8").splitlines()
     try:
-        return Path(source).expanduser().read_text("utf-8").splitlines()
+        return located(source).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"data.tasks: cannot read {source}: {error}") from None
 

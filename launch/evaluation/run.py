@@ -82,7 +82,7 @@ def evaluate(settings: Settings, stream: TextIO | None = None) -> Report:
             real = answering.real
             path = folder / "responses.jsonl" if folder else None
             known = stack.enter_context(ResponseFile(path, digest_of(answering.identity())))
-            responses = asyncio.run(_answers(answering, list(every.values()), known, stream))
+            responses = asyncio.run(answers(answering, list(every.values()), known, stream))
         verdicts = _verdicts(works, responses, judges, store, stream)
         columns, failed = _columns(works, responses, verdicts)
         if settings.labelled:
@@ -143,7 +143,7 @@ def spread(records: Sequence[Record], limit: int | None) -> list[Record]:
 # ------------------------------------------------------------------------------------------------------- answering
 
 
-async def _answers(
+async def answers(
     answering: Respondent, tasks: Sequence[Task], known: ResponseFile, stream: TextIO
 ) -> dict[str, Response]:
     """item -> answer. What has one without an error is not asked again."""

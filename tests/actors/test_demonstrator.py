@@ -9,7 +9,7 @@ import pytest
 from serving import DEADLINE_S, Place, Serving
 
 from safeladder.actors.actor import Delivery
-from safeladder.actors.demonstrator import Demonstrator
+from safeladder.actors.demonstrator import Demonstrator, cut
 from safeladder.actors.places import Preparation
 from safeladder.actors.verifier import VerifierPool
 from safeladder.launch.config import Config
@@ -79,3 +79,13 @@ def test_an_exported_session_trains_the_policys_own_tokens_alone(place: Place) -
     reports = [learner.train([training], version=4) for _ in range(4)]
     assert reports[0].trained_tokens == int(own.sum())
     assert reports[-1].policy_loss < reports[0].policy_loss - 0.1, "the demonstration is learned"
+
+
+def test_what_an_environment_replied_in_a_trajectory_is_not_the_policys_own() -> None:
+    first, reply, last = (
+        "I look it up.</think>\n<search>who wrote it</search>",
+        "\n<results>\n[1] A page\n</results>\n<think>",
+        "Ada did.</think>\n<confidence>high</confidence>\n<answer>Ada</answer>",
+    )
+    parts = cut(first + reply + last, "<think>")
+    assert [(part.text, part.own) for part in parts] == [(first, True), (reply, False), (last, True)]
