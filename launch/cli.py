@@ -104,6 +104,9 @@ def _parser() -> argparse.ArgumentParser:
         add("train-verifier", _train_verifier, "train a verifier, and report how it does on rows it never saw")
     )
     _add_scenarios(add("scenarios", _scenarios, "write value scenarios from principles, as task records"))
+    pictures = add("pictures", _pictures, "put the prompts of task records into pictures, in the way of FigStep")
+    pictures.add_argument("files", metavar="FILE", nargs="+", help="task records, or `embedded`")
+    pictures.add_argument("--output", type=Path, required=True, help="file of task records")
     for name, run, help in (
         ("why", _why, "the life of a sample: waits, verdicts, rewards, its part in a step, or its end"),
         ("where", _where, "in which queue or lease a work is"),
@@ -242,6 +245,13 @@ def _scenarios(chosen: argparse.Namespace) -> int:
     }
     count, leaves = scenarios(Request(**given))
     print(f"{count} scenarios over {leaves} leaves written to {chosen.output}")
+    return 0
+
+
+def _pictures(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.pictures import write
+
+    print(f"{write(chosen.files, chosen.output)} records written to {chosen.output}")
     return 0
 
 

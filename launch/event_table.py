@@ -615,6 +615,12 @@ LEARNER: Final[dict[str, Row]] = {
             "seconds": _SECONDS,
         },
     ),
+    "images.served": ("feeder", "Images can be pulled.", {"endpoint": "str: where"}),
+    "image.pulled": (
+        "any role that needs images",
+        "An image has come from the feeder.",
+        {"hash": "str: BLAKE2b of its file", "bytes": "int bytes: of its file"},
+    ),
     "weights.served": ("learner", "Weights can be pulled.", {"endpoint": "str: where"}),
     "weights.unreadable": ("learner", "A publication cannot be read.", {"version": _VERSION, "error": _ERROR}),
     "weights.no_shared_memory": ("learner", "Weights go through a folder.", {"reason": _REASON, "directory": _PATH}),

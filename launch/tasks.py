@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from safeladder.launch.config import ConfigError
+from safeladder.protocol import images
 from safeladder.protocol.messages import Record
 
 EMBEDDED: Final = "embedded"
@@ -18,7 +19,10 @@ _KNOWN = {field.name for field in msgspec.structs.fields(Record)} - {"extra"}
 
 
 def read(sources: Sequence[str]) -> list[Record]:
-    """All records of the sources (paths, or `embedded`). Raises ConfigError naming file, line and field."""
+    """All records of the sources (paths, or `embedded`). Raises ConfigError naming file, line and field.
+
+    Images are looked at: a file that is none, or too large, is refused here. Their paths are relative to the task file.
+    """
     records: list[Record] = []
     seen: dict[str, str] = {}
     for source in sources:
@@ -26,7 +30,7 @@ def read(sources: Sequence[str]) -> list[Record]:
             if not line.strip():
                 continue
             where = f"{source}:{number}"
-            record = parse(line, where)
+            record = _looked_at(parse(line, where), source, where)
             if record.id in seen:
                 raise ConfigError(f"{where}: id {record.id!r} stands at {seen[record.id]} too")
             seen[record.id] = where
@@ -52,6 +56,19 @@ def parse(line: str, where: str) -> Record:
     if record.choices and record.reference not in _letters(len(record.choices)):
         raise ConfigError(f"{where}: field `reference` must be a letter of the {len(record.choices)} choices")
     return record
+
+
+def _looked_at(record: Record, source: str, where: str) -> Record:
+    try:
+        return images.check(record, Path(source).expanduser().absolute().parent)
+    except images.ImageError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def line(record: Record) -> bytes:
+    """A line as `read` takes it: what stands in `extra` are fields of the line."""
+    plain = msgspec.to_builtins(record)
+    return msgspec.json.encode({**{k: v for k, v in plain.items() if k != "extra"}, **record.extra}) + b"\n"
 
 
 class Draw:
