@@ -26,6 +26,7 @@ from safeladder.actors.actor import Actor, Delivery, Output, Reject
 from safeladder.actors.deliberation import instructed, language_of
 from safeladder.actors.generator import earlier_turns, question
 from safeladder.policies.search.deliberate import grammar
+from safeladder.protocol import codec
 from safeladder.protocol import messages as m
 
 COMPLETION: Final = "completion"  # of a record: what is to be learned, without `policy.prefix` or with it
@@ -58,7 +59,7 @@ class Demonstrator(Actor):
         from safeladder.policies import model
 
         policy = self.config.policy
-        path = await asyncio.to_thread(model.resolve, policy.model, policy.cache and Path(policy.cache))
+        path = await asyncio.to_thread(model.resolve, policy.model, Path(policy.cache) if policy.cache else None)
         self._tokenizer = await asyncio.to_thread(model.load_tokenizer, path)
 
     def handle(self, delivery: Delivery) -> Output:
@@ -82,7 +83,7 @@ class Demonstrator(Actor):
         if len(flat) > self.options.max_tokens:
             raise Reject(f"{record.id!r}: its completion has {len(flat)} tokens, {self.options.max_tokens} may")
         own = np.repeat(np.array([segment.own for segment in segments], np.uint8), [len(part) for part in tokens])
-        arrays = {
+        arrays: codec.Arrays = {
             "prompt_ids": np.array(encode_prompt(self._tokenizer, question(record), system, prefix, shots), np.int32),
             "lengths": np.array([len(flat)], np.int32),
             "completion_ids": np.array(flat, np.int32),

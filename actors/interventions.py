@@ -24,7 +24,7 @@ from safeladder.actors.deliberation import Answered, Deliberation, language_of
 from safeladder.actors.pools import Caller, PoolJudge
 from safeladder.policies.search.base import Judgement, Result
 from safeladder.policies.search.edits.memory import EditMemory, guidance
-from safeladder.policies.search.edits.session import Draft, Edit, EditError, Kind, Session, SessionStep, parted
+from safeladder.policies.search.edits.session import Author, Draft, Edit, EditError, Kind, Session, SessionStep, parted
 from safeladder.policies.search.scoring import SAFETY
 from safeladder.protocol import codec
 from safeladder.protocol import messages as m
@@ -228,10 +228,12 @@ class Interventions:
             at = 0
             for part in parts:
                 text = node.step.text if len(parts) == 1 else self._decode(part)
-                columns = [column[at : at + len(part)] for column in (node.step.logprobs, node.step.versions)]
-                author = "policy" if node.step.own else "strategy"
+                logprobs, versions = (node.step.logprobs[at : at + len(part)], node.step.versions[at : at + len(part)])
+                author: Author = "policy" if node.step.own else "strategy"
                 scores = dict(node.scores)
-                made.append(SessionStep(session.named(), text, tuple(part), author, scores, *columns, node.number))
+                made.append(
+                    SessionStep(session.named(), text, tuple(part), author, scores, logprobs, versions, node.number)
+                )
                 at += len(part)
         return made
 

@@ -30,8 +30,8 @@ from safeladder.launch.evaluation.statistics import Column, Measure
 from safeladder.launch.evaluation.store import Response, ResponseFile, digest_of
 from safeladder.launch.evaluation.suite import SUITES, Outcome, Suite, create
 from safeladder.launch.terminal import counting
+from safeladder.protocol.images import ImageError
 from safeladder.protocol.messages import Record, Verdict
-from safeladder.verifiers.images import ImageError
 from safeladder.verifiers.judging import VerdictFile
 from safeladder.verifiers.rows import Row
 
