@@ -16,7 +16,7 @@ import msgspec
 from safeladder.launch.config import ConfigError, load_resolved
 from safeladder.launch.evaluation.settings import PLAIN, Settings
 from safeladder.launch.evaluation.store import Response
-from safeladder.protocol.images import has_images, references
+from safeladder.protocol.images import has_images, images
 from safeladder.protocol.messages import Record, Turn
 
 
@@ -31,7 +31,7 @@ class Task:
     def item(self) -> str:
         """Sixteen hex digits that name what the policy sees, and the sample. Raises ImageError."""
         record = self.record
-        seen = [reference.hash for reference in references(record)] if has_images(record) else []
+        seen = [image.hash for image in images(record)] if has_images(record) else []
         parts = [
             record.prompt,
             record.choices,
