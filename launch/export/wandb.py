@@ -21,7 +21,7 @@ class WandbSink:
     DEFAULT: ClassVar[str] = "."
 
     def __init__(self, run: str, target: str) -> None:
-        wandb = needed("wandb", "wandb")
+        self._wandb = wandb = needed("wandb", "wandb")
         Path(target).mkdir(parents=True, exist_ok=True)
         settings = wandb.Settings(
             console="off", silent=True, x_disable_stats=True, x_disable_meta=True, disable_git=True
@@ -35,3 +35,4 @@ class WandbSink:
 
     def close(self) -> None:
         self._run.finish()
+        self._wandb.teardown()  # its own process writes the rest of the file as it ends
