@@ -16,9 +16,7 @@ from safeladder.launch.export.sink import needed
 class WandbSink:
     """target: a folder, which gets `wandb/offline-run-...`. A step that is made again after a roll-back keeps its first figures."""
 
-    LIVE: ClassVar[bool] = True
-    TARGET: ClassVar[str] = "FOLDER for `wandb sync`"
-    DEFAULT: ClassVar[str] = "."
+    LIVE_TARGET: ClassVar[str | None] = "."
 
     def __init__(self, run: str, target: str) -> None:
         self._wandb = wandb = needed("wandb", "wandb")
