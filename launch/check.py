@@ -357,16 +357,13 @@ def _port(bind: str) -> Findings:
 
 
 def sinks(config: Config) -> Findings:
-    for place, name in enumerate(config.watch.sinks):
+    for place, asked in enumerate(config.watch.sinks):
+        name, key = asked.partition("=")[0], f"watch.sinks[{place}]"
         try:
-            kind = sink_class(name)
+            if sink_class(name).LIVE_TARGET is None:
+                yield Finding("error", key, f"{name} is made of a whole run: safeladder export RUN --to {name}")
         except ConfigError as error:
-            yield Finding("error", f"watch.sinks[{place}]", str(error))
-            continue
-        if not kind.LIVE:
-            yield Finding(
-                "error", f"watch.sinks[{place}]", f"{name} is made of a whole run: safeladder export RUN --to {name}"
-            )
+            yield Finding("error", key, str(error))
 
 
 def disk(config: Config) -> Findings:
