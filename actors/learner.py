@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safeladder.actors.actor import Actor, ActorError, Delivery, Keep, Outcome, Reject
+from safeladder.actors.image_source import ImageSource
 from safeladder.actors.places import Place, Preparation, digest, explain, summarize
 from safeladder.actors.recording import Recorder
 from safeladder.launch.config import ConfigError
@@ -108,7 +109,7 @@ class Learner(Actor):
 
         self._training = gather(self.context, self.options.ranks, self.options.ranks_timeout_s)
         recipe = from_mapping(dataclasses.asdict(self.config.recipe))
-        self._preparation = Preparation(self.config, recipe, self._training.tokenizer)
+        self._preparation = Preparation(self.config, recipe, self._training.tokenizer, ImageSource(self).fetch)
         state = self._training.state
         if self._training.restored:
             path = str(self._training.restored)

@@ -26,9 +26,11 @@ from safeladder.policies.lazy_start import LazyStart
 from safeladder.policies.options import StepOptions
 from safeladder.policies.ranks import Ranks
 from safeladder.policies.step import LearnerStep, StepReport
+from safeladder.policies.vision import Gallery, Processor, tower
 from safeladder.policies.weights import Publisher, attestation, folder, read_manifest
 from safeladder.policies.weights.manifest import Manifest
 from safeladder.policies.weights.publishing import stream_of
+from safeladder.protocol.image_store import ImageStore
 from safeladder.protocol.keys import ensure_secret
 
 
@@ -52,6 +54,10 @@ class Training:
         # with adapters the base stays what it was; without, the checkpoint holds the whole model
         source = base if policy.lora else self.restored or base
         self._model, self.tokenizer = model.load(source, policy.dtype, str(ranks.device))
+        self.processor = Processor.open(source, self.tokenizer)
+        if policy.freeze_vision:
+            for module in tower(self._model):
+                module.requires_grad_(False)
         if policy.lora:
             chosen = dataclasses.asdict(policy.lora)
             lora.attach(self._model, lora.LoraOptions(**{**chosen, "targets": chosen["targets"] or lora.ALL_LINEAR}))
@@ -64,6 +70,7 @@ class Training:
             if config.learner.lazy_start
             else None,
             ranks=ranks,
+            gallery=Gallery(self.processor, ImageStore(run.images).read) if self.processor else None,
         )
         if self.restored:
             checkpoint.restore(self.restored, self._model, self._learner.optimizer)
@@ -152,6 +159,7 @@ class Training:
             self._learner.optimizer,
             state,
             self._ranks,
+            self.processor,
         )
         if self._ranks.first:
             checkpoint.retire(self._run.checkpoints, self._keep)

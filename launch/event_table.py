@@ -223,6 +223,11 @@ ROLES: Final[dict[str, Row]] = {
         "A group's completions were written with searches in between. Further fields: their statistics, see docs/deliberation.md.",
         {"id": _ID, MORE: ""},
     ),
+    "group.demonstrated": (
+        "demonstrator",
+        "A record's own text stands in the place of samples.",
+        {"id": _ID, "own_tokens": "int: to be learned", "tokens": "int: of the completion"},
+    ),
     "question.answered": (
         "searcher",
         "A question was deliberated on. Further fields: what it has spent.",
@@ -354,6 +359,38 @@ GATEWAY: Final[dict[str, Row]] = {
         "gateway",
         "The client is gone before its answer.",
         {"id": "str: the request's", "seconds?": "float s: since it asked"},
+    ),
+    "session.begun": (
+        "gateway",
+        "A person's session on an answer.",
+        {"id": "str: the session's", "owner": "any: whose key", "steps": "int: of the answer"},
+    ),
+    "session.edited": (
+        "gateway",
+        "An edit was judged and made.",
+        {
+            "id": "str: the session's",
+            "kind": "str: replace, insert, delete, note",
+            "step": "str: the step's id",
+            "distance": "float: Levenshtein over the longer text",
+            "gate": "float: lowest safety from now on",
+        },
+    ),
+    "session.continued": (
+        "gateway",
+        "The policy went on after an edit.",
+        {
+            "id": "str: the session's",
+            "state": "str: answered, or refused where no answer may be given",
+            "tokens": "int: drawn",
+            "locality": "float|null: 1 - distance of the new continuation from the old one",
+            "carried": "float|null: share of the edit's new words in the continuation",
+        },
+    ),
+    "edit.refused": (
+        "gateway",
+        "An edit was not made, because its verifiers are against it or could not judge it.",
+        {"id": "str: the session's", "scores": "map: dimension -> score; empty: not judged", "reason": _REASON},
     ),
     "request.broke": ("gateway", "A defect of ours, with its traceback.", {"path": "str: of the address"}),
 }
@@ -578,6 +615,12 @@ LEARNER: Final[dict[str, Row]] = {
             "seconds": _SECONDS,
         },
     ),
+    "images.served": ("feeder", "Images can be pulled.", {"endpoint": "str: where"}),
+    "image.pulled": (
+        "any role that needs images",
+        "An image has come from the feeder.",
+        {"hash": "str: BLAKE2b of its file", "bytes": "int bytes: of its file"},
+    ),
     "weights.served": ("learner", "Weights can be pulled.", {"endpoint": "str: where"}),
     "weights.unreadable": ("learner", "A publication cannot be read.", {"version": _VERSION, "error": _ERROR}),
     "weights.no_shared_memory": ("learner", "Weights go through a folder.", {"reason": _REASON, "directory": _PATH}),
@@ -636,6 +679,16 @@ LAUNCHER: Final[dict[str, Row]] = {
             "advice": _ADVICE,
             "step?": _STEP,
         },
+    ),
+    "sink.opened": (
+        "launcher",
+        "The run's events go there too.",
+        {"sink": "str: its name", "target": "str: where"},
+    ),
+    "sink.failed": (
+        "launcher",
+        "A sink failed and is left out from here on.",
+        {"sink": "str: its name", "error": _ERROR, "advice": _ADVICE},
     ),
     "process.restarted": (
         "launcher",

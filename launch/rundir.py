@@ -5,6 +5,7 @@ logs/ROLE-I.jsonl    structured log of a process            logs/ROLE-I.out     
 hub/journal          what the hub has accepted              learner/ledger.jsonl, learner/versions, learner/record
 checkpoints/         committed states of the learner        weights/            publications, where no shared memory
 summary.json         what the run came to                   lock                held by the running launcher
+images/              images of the records, by hash
 weights.key          secret that signs the publications, mode 0600
 """
 
@@ -64,6 +65,10 @@ class RunDirectory:
     @property
     def weights(self) -> Path:
         return self.path / "weights"
+
+    @property
+    def images(self) -> Path:
+        return self.path / "images"
 
     @property
     def weights_key(self) -> Path:

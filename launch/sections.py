@@ -80,7 +80,8 @@ class Lora:
 class Policy:
     """model: embedded, tiny, a folder or a hub id. prefix: text every completion continues. cache: folder of models.
 
-    lora: train adapters in place of all weights; generators get the merged weights either way.
+    lora: train adapters in place of all weights; generators get the merged weights either way. freeze_vision: of a model that sees,
+    vision tower and projector stay as they are.
     """
 
     model: str = "embedded"
@@ -90,16 +91,21 @@ class Policy:
     prefix: str = ""
     cache: str | None = None
     lora: Lora | None = None
+    freeze_vision: bool = True
 
 
 @dataclass
 class Data:
-    """tasks: JSON-lines files or `embedded`. families: share of each label, empty: as found. epochs: None: endless."""
+    """tasks: JSON-lines files or `embedded`. families: share of each label, empty: as found. epochs: None: endless.
+
+    serve: "tcp://host:port" where the feeder serves the images of records to hosts that do not see the run's folder.
+    """
 
     tasks: list[str] = field(default_factory=lambda: ["embedded"])
     families: dict[str, float] = field(default_factory=dict)
     epochs: int | None = _bounded(None, low=1)
     shuffle: bool = True
+    serve: str | None = None
 
 
 @dataclass
@@ -311,6 +317,18 @@ class Logs:
 
 
 @dataclass
+class Watch:
+    """What the launcher makes of the run's events beside its logs (`launch/export/`, docs/exports.md).
+
+    metrics_port: where it answers Prometheus; 0: any free port, which its log tells. sinks: built-in names or "module:Class".
+    """
+
+    metrics_port: int | None = _bounded(None, low=0, high=65535)
+    metrics_host: str = "127.0.0.1"
+    sinks: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Config:
     """The whole file. Made by `load`, which checks it; a field changed by hand afterwards is not checked again."""
 
@@ -326,3 +344,4 @@ class Config:
     recipe: Recipe = field(default_factory=Recipe)
     pools: dict[str, Pool] = field(default_factory=dict)
     logs: Logs = field(default_factory=Logs)
+    watch: Watch = field(default_factory=Watch)
