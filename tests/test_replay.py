@@ -26,16 +26,13 @@ from safeladder.protocol import record as r
 
 STEPS = 8
 ROUTE = "route: [generator, rules, learner]"
+SPREAD = ("normal", "general_rule", "knowledge_rule")
 SETTINGS = (
     "run.record=true",
     "learner.reference_kl=0",
-    "learner.dynamic_sampling=true",  # groups of `safety` have no spread and are dropped
-    *(
-        f"recipe.families.{label}={{{ROUTE}, terms: {{repetition: 1}}}}"
-        for label in ("general_rule", "knowledge_rule", "normal")
-    ),
-    f"recipe.families.safety={{{ROUTE}, terms: {{format: 1}}}}",
-    "pools.rules.options.verifiers={repetition: {}, format: {}}",
+    "learner.dynamic_sampling=true",  # groups of `safety` that have no spread are dropped
+    *(f"recipe.families.{label}={{{ROUTE}, terms: {{length: 1}}}}" for label in SPREAD),
+    f"recipe.families.safety={{{ROUTE}, terms: {{repetition: 1}}}}",  # random text hardly ever repeats itself
     "data.families={normal: 2, safety: 1}",
     *(f"pools.{pool}.replicas=0" for pool in ("searcher", "reference")),
 )
