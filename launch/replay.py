@@ -139,7 +139,9 @@ class Replay:
         self.config = load_resolved(run.config)
         torch.set_num_threads(learners_pool(self.config).threads)  # the order of sums depends on it
         self._folder = tempfile.TemporaryDirectory(prefix="safeladder-replay-")
-        self._training = Training(self.config, RunDirectory(Path(self._folder.name)), Ranks.alone())
+        scratch = RunDirectory(Path(self._folder.name))  # without checkpoints: training begins at the beginning
+        scratch.images.symlink_to(run.images)
+        self._training = Training(self.config, scratch, Ranks.alone())
         recipe: Recipe = from_mapping(dataclasses.asdict(self.config.recipe))
         self._preparation = Preparation(self.config, recipe, self._training.tokenizer)
         self.tokenizer = self._training.tokenizer
