@@ -92,6 +92,7 @@ class Preparation:
             costs={**dict.fromkeys(self._constrained, unknown), **earned.costs},
             thought_lengths=self._thought_lengths(completions, kept),
             qualified=earned.qualified,
+            nodes=np.split(arrays["nodes"], ends) if "nodes" in arrays else None,
         )
         return Place(delivery, earned, training, self._informative(training))
 

@@ -338,3 +338,33 @@ def test_a_search_family_is_trained_through_searcher_and_retriever_with_the_envi
         assert steps[-1]["constraints"]["false_certain"]["multiplier"] != 0.5
         audit = running.audit()
         assert audit.returncode == 0, audit.stdout
+
+
+SEARCHED = (
+    "sampling={samples: 4, max_new_tokens: 24}",
+    "learner={steps: 2, batch: 2, checkpoint_every: 2, advantage: {tree: {}}, learning_rate: 1.0e-3}",
+    "pools.searcher.credit=8",
+    "pools.searcher.options={training: tree, strategy: beam, options: {width: 2, candidates: 2}, step_tokens: 6, delimiters: [], "
+    "judges: [rules], dimensions: {form: repetition}}",
+    *(
+        f"recipe.families.{label}={{route: [searcher, rules, reference, learner], terms: {{repetition: 1.0, length: 1.0}}}}"
+        for label in ("normal", "safety", "general_rule", "knowledge_rule")
+    ),
+)
+
+
+def test_searched_trees_are_trained_with_credit_by_step_and_importance_weights(tmp_path: Path) -> None:
+    with Running(tmp_path, *SEARCHED) as running:
+        assert running.wait() == 0, running.said()
+        steps = running.events("learner", "step.completed")
+        assert [step["step"] for step in steps] == [1, 2]
+        made = {event["id"]: event for event in running.events("searcher", "group.searched")}
+        assert all(event["answers"] >= 2 and event["nodes"] > event["answers"] for event in made.values())
+        trained = list(Ledger(running.run.ledger, read_only=True).entries())
+        for step, entry in zip(steps, trained, strict=True):
+            assert step["tokens"] == sum(made[identity]["trained_tokens"] for identity in entry.ids)
+            assert step["trained_tokens"] > 0 and step["grad_norm"] > 0
+            # the engine's log-probabilities came with every token of the tree, so the ratios are of the same tokens
+            assert abs(step["behaviour_kl"]) < 0.05 and step["ess"] > 0.9
+            assert step["staleness_max"] <= 1
+        assert running.audit().returncode == 0
