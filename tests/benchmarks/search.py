@@ -46,12 +46,19 @@ SIZES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "lookahead": [("lookahead", {"width": w, "candidates": 4, "depth": 1}) for w in (1, 2, 4)],
     "mcts": [("mcts", {"rounds": r, "candidates": 3, "parallel": 2}) for r in (3, 6, 12)],
 }
-THROUGHPUT = [
+THROUGHPUT: list[
+    tuple[str, dict[str, Any]]
+] = [  # each small and larger: a search that fills the batch by itself gains less from others
+    ("greedy", {"candidates": 2}),
     ("greedy", {"candidates": 4}),
+    ("best_of_n", {"n": 2}),
     ("best_of_n", {"n": 4}),
+    ("beam", {"width": 2, "candidates": 2}),
     ("beam", {"width": 2, "candidates": 4}),
-    ("mcts", {"rounds": 4}),
+    ("mcts", {"rounds": 4, "candidates": 2, "parallel": 1}),
+    ("mcts", {"rounds": 4, "candidates": 4, "parallel": 2}),
 ]
+TOGETHER = 64
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,7 @@ async def search_all(
 
 async def measure(
     count: int,
-) -> tuple[list[tuple[str, str, float, float, tuple[float, float]]], list[tuple[str, float, float, bool]]]:
+) -> tuple[list[tuple[str, str, float, float, tuple[float, float]]], list[tuple[str, str, float, float, bool]]]:
     torch.manual_seed(0)
     policy = warm_start(
         Path.home() / ".cache" / "safeladder" / "benchmarks" / f"sorting-{WARM_STEPS}.safetensors", WARM_STEPS
@@ -126,14 +133,16 @@ async def measure(
                 size = ", ".join(f"{key} {value}" for key, value in options.items() if key != "choice")
                 accuracy.append((label, size, tokens, right / count, wilson(right, count)))
                 print(f"{label:20} {size:34} {tokens:7.1f} tokens  {right / count:.3f}", flush=True)
-        few = asked[:64]
+        few = asked[:TOGETHER]
+        await search_all(engine, few, "greedy", {"candidates": 2}, together=True)  # the first of a size is slow
         for name, options in THROUGHPUT:
             beside, quick = await search_all(engine, few, name, options, together=True)
             alone, slow = await search_all(engine, few, name, options, together=False)
             same = [a.text for a in beside] == [b.text for b in alone]
-            speed.append((name, 64 / slow, 64 / quick, same))
+            size = ", ".join(f"{key} {value}" for key, value in options.items())
+            speed.append((name, size, len(few) / slow, len(few) / quick, same))
             print(
-                f"{name:20} {64 / slow:.1f} prompts/s one by one, {64 / quick:.1f} together, same answers: {same}",
+                f"{name:20} {size:34} {len(few) / slow:.1f} prompts/s one by one, {len(few) / quick:.1f} together, same answers: {same}",
                 flush=True,
             )
     finally:
@@ -168,12 +177,12 @@ def tables(accuracy: list[Any], speed: list[Any], count: int) -> str:
     ]
     lines += [
         "",
-        "| strategy | prompts/s one by one | prompts/s, 64 together | ratio | same answers |",
-        "|---|---:|---:|---:|---|",
+        f"| strategy | size | prompts/s one by one | prompts/s, {TOGETHER} together | ratio | same answers |",
+        "|---|---|---:|---:|---:|---|",
     ]
     lines += [
-        f"| {name} | {slow:.1f} | {quick:.1f} | {quick / slow:.1f} | {'yes' if same else 'no'} |"
-        for name, slow, quick, same in speed
+        f"| {name} | {size} | {slow:.1f} | {quick:.1f} | {quick / slow:.1f} | {'yes' if same else 'no'} |"
+        for name, size, slow, quick, same in speed
     ]
     return "\n".join(lines)
 
