@@ -143,13 +143,14 @@ def routes(config: Config) -> Findings:
 
 
 def searchers(config: Config) -> Findings:
-    """A searcher on a route makes trajectories: the pools that it calls are there, and none of them waits for it in turn."""
+    """A searcher on a route makes trajectories or trees: the pools that it calls are there, and none of them waits for it in turn."""
     consumers = _consumers(config)
     routed = {queue for family in config.recipe.families.values() for queue in family.route}
     for name, pool in config.pools.items():
         if pool.actor != SEARCHER or not routed & set(pool.queues):
             continue
-        for option in ("generator", "retriever"):
+        needed = ("generator",) if pool.options.get("training") == "tree" else ("generator", "retriever")
+        for option in needed:
             queue = str(pool.options.get(option, option))
             key = f"pools.{name}.options.{option}"
             if queue in pool.queues:
