@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safeladder.actors.actor import Delivery, Reject
 from safeladder.launch.config import Config
 from safeladder.policies.batch import TrainingGroup
-from safeladder.policies.recipe import Recipe, RecipeError, Rewards, normalised_apart, rewards
+from safeladder.policies.recipe import Recipe, RecipeError, Rewards, accuracy, normalised_apart, rewards
 from safeladder.policies.thought import thought_length
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Place:
     training: TrainingGroup
     informative: bool = True
     staleness: int = 0
+    accuracy: float | None = None  # share of its samples that qualify; None: unknown
 
     @property
     def id(self) -> str:
@@ -93,7 +94,9 @@ class Preparation:
             thought_lengths=self._thought_lengths(completions, kept),
             qualified=earned.qualified,
         )
-        return Place(delivery, earned, training, self._informative(training))
+        place = Place(delivery, earned, training, self._informative(training))
+        place.accuracy = accuracy(earned, family)
+        return place
 
     def _informative(self, training: TrainingGroup) -> bool:
         """Always true where nobody asks (`learner.dynamic_sampling`)."""
