@@ -1,4 +1,4 @@
-"""Demonstrations: each gate keeps out what it is for, the report counts what is kept, and the embedded set passes as far as it is said to."""
+"""Demonstrations: each gate keeps out what it is for, the report counts what is kept, and the embedded set passes as it is said to."""
 
 from __future__ import annotations
 

@@ -27,10 +27,9 @@ def lines(path: Path, *rows: Any) -> str:
 
 
 def parquet(path: Path, rows: list[dict[str, Any]]) -> str:
-    pyarrow = pytest.importorskip("pyarrow", reason="the extra `data` is not installed")
-    import pyarrow.parquet
-
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    files = pytest.importorskip("pyarrow.parquet", reason="the extra `data` is not installed")
+    tables = pytest.importorskip("pyarrow", reason="the extra `data` is not installed")
+    files.write_table(tables.Table.from_pylist(rows), path)
     return str(path)
 
 
