@@ -6,6 +6,7 @@ works but is probably not meant.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -21,12 +22,15 @@ from rich.table import Table
 
 from safeladder.launch import tasks
 from safeladder.launch.config import Config, ConfigError, nearest
+from safeladder.launch.export.sink import sink_class
 from safeladder.launch.factory import actor_class, actor_options
 from safeladder.launch.processes import worker_names
 from safeladder.launch.readers import DATASET
 from safeladder.launch.recipe_files import GENERATOR, LEARNER, REFERENCE, SEARCHER
 from safeladder.launch.terminal import console
 from safeladder.policies import staleness
+from safeladder.policies.finding import takes_images
+from safeladder.protocol.images import has_images
 from safeladder.protocol.keys import KeyFileError, load_hub, load_worker
 from safeladder.protocol.sockets import is_local
 from safeladder.verifiers import registry
@@ -321,14 +325,17 @@ def endpoint(config: Config) -> Findings:
                 "error", "hub.keys", f"{bind} can be reached from outside: make keys with `safeladder keys DIR`"
             )
         yield from _port(bind)
-    if (serve := config.weights.serve) is not None:
+    for key, serve, host in (
+        ("weights.serve", config.weights.serve, "learner"),
+        ("data.serve", config.data.serve, "feeder"),
+    ):
+        if serve is None:
+            continue
         if not serve.startswith("tcp://"):
-            yield Finding(
-                "error", "weights.serve", f"{serve!r} is no address; give tcp://HOST:PORT of the learner's host"
-            )
+            yield Finding("error", key, f"{serve!r} is no address; give tcp://HOST:PORT of the {host}'s host")
         elif not is_local(serve) and keys is None:
             message = f"{serve} can be reached from outside: set hub.keys, with keys made by `safeladder keys DIR`"
-            yield Finding("error", "weights.serve", message)
+            yield Finding("error", key, message)
     if keys is not None:
         try:
             load_hub(Path(keys))
@@ -348,6 +355,19 @@ def _port(bind: str) -> Findings:
             probe.bind(address)
     except (OSError, OverflowError) as error:
         yield Finding("error", "hub.bind", f"cannot bind {bind}: {error}")
+
+
+def sinks(config: Config) -> Findings:
+    for place, name in enumerate(config.watch.sinks):
+        try:
+            kind = sink_class(name)
+        except ConfigError as error:
+            yield Finding("error", f"watch.sinks[{place}]", str(error))
+            continue
+        if not kind.LIVE:
+            yield Finding(
+                "error", f"watch.sinks[{place}]", f"{name} is made of a whole run: safeladder export RUN --to {name}"
+            )
 
 
 def disk(config: Config) -> Findings:
@@ -401,16 +421,39 @@ def data(config: Config) -> Findings:
     if absent or not sources:
         return
     try:
-        labels = Counter(record.label for record in tasks.read(sources, config.data.columns))
+        records = tasks.read(sources, config.data.columns)
     except ConfigError as error:
         yield Finding("error", "data.tasks", str(error))
         return
+    if shown := next((record for record in records if has_images(record)), None):
+        yield from _sighted(config, f"the record {shown.id!r} has images")
+    labels = Counter(record.label for record in records)
     for label, count in labels.items() if known else ():
         if label not in known:
             message = f"is no family, but {count} records have this label{nearest(label, list(known))}"
             yield Finding("error", f"recipe.families.{label}", message)
 
 
+def _sighted(config: Config, why: str) -> Findings:
+    """Every model and engine that meets an image takes it. `why`: what is said of the first record with one."""
+    from safeladder.policies.engines import registry as engines
+    from safeladder.policies.engines.base import EngineError
+
+    models = {"policy.model": config.policy.model}
+    for name, pool in config.pools.items():
+        key = f"pools.{name}.options"
+        if pool.actor == REFERENCE and pool.options.get("model"):
+            models[f"{key}.model"] = str(pool.options["model"])
+        if pool.actor == GENERATOR and pool.python is None:
+            engine = str(pool.options.get("engine", "transformers"))
+            with contextlib.suppress(EngineError):  # said by who needs it: it cannot be imported here
+                if not engines.kind(engine).capabilities.images:
+                    yield Finding("error", f"{key}.engine", f"{engine!r} takes text only, and {why}")
+    for key, model in models.items():
+        if takes_images(model) is False:
+            yield Finding("error", key, f"{model!r} takes text only, and {why}; see docs/images.md for models that see")
+
+
 CHECKS: Final[tuple[Callable[[Config], Findings], ...]] = (
-    actors, devices, routes, searchers, capacity, learner_rules, endpoint, disk, memory, data,
+    actors, devices, routes, searchers, capacity, learner_rules, endpoint, sinks, disk, memory, data,
 )  # fmt: skip

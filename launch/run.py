@@ -16,6 +16,7 @@ import msgspec
 
 from safeladder.launch import logs, summary
 from safeladder.launch.config import Config, ConfigError, load, save_resolved
+from safeladder.launch.export.feed import Feed, live_sinks
 from safeladder.launch.guardian import Guardian
 from safeladder.launch.monitor import Monitor
 from safeladder.launch.processes import plan
@@ -76,6 +77,7 @@ def launch(config: Config, run: RunDirectory, stream: TextIO) -> Outcome:
         run.write_info(RunInfo(endpoint, os.getpid(), started, SCHEMA))
         (run.path / "schema.json").write_bytes(msgspec.json.format(msgspec.json.encode(json_schema())))
         log.info("run.started", directory=str(run.path), endpoint=endpoint, resumed=resumed)
+        feed = Feed(run.path / "logs", live_sinks(config.watch, run), from_end=resumed)
         begun = time.monotonic()
         guardian = Guardian()
         if folder:
@@ -90,6 +92,7 @@ def launch(config: Config, run: RunDirectory, stream: TextIO) -> Outcome:
             watch.close()
             progress.close()
             monitor.close()
+            feed.close()
             guardian.close()
         summary.write(run, outcome, time.monotonic() - begun)
         return outcome

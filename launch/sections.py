@@ -20,11 +20,16 @@ def _bounded(default: Any, low: float | None = None, high: float | None = None, 
 
 @dataclass
 class Run:
-    """name: the run's folder under `directory`; empty: the time of the start. seed: decides data order and sampling."""
+    """name: the run's folder under `directory`; empty: the time of the start. seed: decides data order and sampling.
+
+    record: keep what the learner is handed, for `safeladder replay`; at most `record_max_bytes` of it.
+    """
 
     name: str = ""
     directory: str = "runs"
     seed: int = 7
+    record: bool = False
+    record_max_bytes: int = _bounded(4 * 2**30, low=4096)
 
 
 @dataclass
@@ -75,7 +80,8 @@ class Lora:
 class Policy:
     """model: embedded, tiny, a folder or a hub id. prefix: text every completion continues. cache: folder of models.
 
-    lora: train adapters in place of all weights; generators get the merged weights either way.
+    lora: train adapters in place of all weights; generators get the merged weights either way. freeze_vision: of a model that sees,
+    vision tower and projector stay as they are.
     """
 
     model: str = "embedded"
@@ -85,6 +91,7 @@ class Policy:
     prefix: str = ""
     cache: str | None = None
     lora: Lora | None = None
+    freeze_vision: bool = True
 
 
 @dataclass
@@ -119,6 +126,8 @@ class Columns:
 class Data:
     """tasks: JSON-lines files, `embedded`, parquet files, or `hf:NAME#SPLIT` (`launch/readers.py`). families: share of each label,
     empty: as found. epochs: None: endless. curriculum: null: the order follows from the seed alone.
+
+    serve: "tcp://host:port" where the feeder serves the images of records to hosts that do not see the run's folder.
     """
 
     tasks: list[str] = field(default_factory=lambda: ["embedded"])
@@ -127,6 +136,7 @@ class Data:
     epochs: int | None = _bounded(None, low=1)
     shuffle: bool = True
     curriculum: CurriculumSection | None = None
+    serve: str | None = None
 
 
 @dataclass
@@ -338,6 +348,18 @@ class Logs:
 
 
 @dataclass
+class Watch:
+    """What the launcher makes of the run's events beside its logs (`launch/export/`, docs/exports.md).
+
+    metrics_port: where it answers Prometheus; 0: any free port, which its log tells. sinks: built-in names or "module:Class".
+    """
+
+    metrics_port: int | None = _bounded(None, low=0, high=65535)
+    metrics_host: str = "127.0.0.1"
+    sinks: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Config:
     """The whole file. Made by `load`, which checks it; a field changed by hand afterwards is not checked again."""
 
@@ -353,3 +375,4 @@ class Config:
     recipe: Recipe = field(default_factory=Recipe)
     pools: dict[str, Pool] = field(default_factory=dict)
     logs: Logs = field(default_factory=Logs)
+    watch: Watch = field(default_factory=Watch)

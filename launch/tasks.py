@@ -13,6 +13,7 @@ import msgspec
 from safeladder.launch import readers
 from safeladder.launch.config import ConfigError
 from safeladder.launch.sections import Columns
+from safeladder.protocol import images
 from safeladder.protocol.messages import Record
 
 EMBEDDED: Final = "embedded"
@@ -20,12 +21,15 @@ _KNOWN = {field.name for field in msgspec.structs.fields(Record)} - {"extra"}
 
 
 def read(sources: Sequence[str], columns: Columns | None = None) -> list[Record]:
-    """All records of the sources (`launch/readers.py`). Raises ConfigError naming file, line and field."""
+    """All records of the sources (`launch/readers.py`). Raises ConfigError naming file, line and field.
+
+    Images are looked at: a file that is none, or too large, is refused here. Their paths are relative to the task file.
+    """
     records: list[Record] = []
     seen: dict[str, str] = {}
     for source in sources:
         for where, fields in readers.rows(source, located(source), columns or Columns()):
-            record = of_fields(fields, where)
+            record = _looked_at(of_fields(fields, where), located(source), where)
             if record.id in seen:
                 raise ConfigError(f"{where}: field `id`: {record.id!r} stands at {seen[record.id]} too")
             seen[record.id] = where
@@ -59,6 +63,19 @@ def of_fields(fields: dict[str, Any], where: str) -> Record:
     if record.choices and record.reference not in _letters(len(record.choices)):
         raise ConfigError(f"{where}: field `reference` must be a letter of the {len(record.choices)} choices")
     return record
+
+
+def _looked_at(record: Record, path: Path, where: str) -> Record:
+    try:
+        return images.check(record, path.absolute().parent)
+    except images.ImageError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def line(record: Record) -> bytes:
+    """A line as `read` takes it: what stands in `extra` are fields of the line."""
+    plain = msgspec.to_builtins(record)
+    return msgspec.json.encode({**{k: v for k, v in plain.items() if k != "extra"}, **record.extra}) + b"\n"
 
 
 class Draw:

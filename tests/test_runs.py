@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
@@ -16,6 +17,7 @@ from running import COMMAND, Running, safeladder
 
 from safeladder.launch import catalogue, diagnosis, lineage
 from safeladder.launch.events import Tail
+from safeladder.launch.export.spans import trace_id
 from safeladder.policies.ledger import Ledger
 
 ROLES = ("generator", "learner", "hub", "rules", "feeder", "reference", "searcher")
@@ -23,7 +25,7 @@ ROLES = ("generator", "learner", "hub", "rules", "feeder", "reference", "searche
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Running:
-    with Running(tmp_path_factory.mktemp("clean")) as running:
+    with Running(tmp_path_factory.mktemp("clean"), "watch.sinks=[otlp]") as running:
         assert running.wait() == 0, running.said()
         return running
 
@@ -69,6 +71,20 @@ def test_why_answers_for_every_sample_and_the_counts_are_the_ledgers(clean: Runn
         assert all(
             word in said for word in ("takes it from rules after a wait of", "#3 reward", "advantage", "loss weight")
         )
+
+
+def test_a_live_sink_has_a_trace_from_prompt_to_gradient_of_every_sample(clean: Running) -> None:
+    history = lineage.History.read(clean.run)
+    lines = (clean.run.path / "export" / "traces.jsonl").read_bytes().splitlines()
+    traces: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        for span in json.loads(line)["resourceSpans"][0]["scopeSpans"][0]["spans"]:
+            traces.setdefault(span["traceId"], []).append(span)
+    for identity in history.steps:
+        names = [span["name"] for span in traces[trace_id("run", identity)]]
+        stops = [f"{kind}{queue}" for queue in ("generator", "rules", "reference", "learner") for kind in ("wait ", "")]
+        assert names == ["work", *stops, f"step {history.steps[identity].step + 1}"]
+    assert not clean.events("launcher", "sink.failed")
 
 
 def test_a_clean_run_breaks_no_health_rule_and_its_last_word_is_no_fault(clean: Running) -> None:

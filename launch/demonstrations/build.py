@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 import msgspec
 
-from safeladder.actors.demonstrator import FIELD
+from safeladder.actors.demonstrator import COMPLETION
 from safeladder.launch import tasks
 from safeladder.launch.config import ConfigError, parse, typed
 from safeladder.launch.demonstrations.acts import Diversity, acts, capped, cell, entropy
@@ -96,9 +96,9 @@ def build(request: Build, stream: TextIO) -> Built:
 
 def _read(request: Build, stream: TextIO) -> Iterator[Demonstration]:
     for record in tasks.read(request.files) if request.files else ():
-        given = record.extra.get(FIELD)
+        given = record.extra.get(COMPLETION)
         if not isinstance(given, str):
-            raise ConfigError(f"build-sft: files: record {record.id!r} has no field `{FIELD}` with a text")
+            raise ConfigError(f"build-sft: files: record {record.id!r} has no field `{COMPLETION}` with a text")
         yield Demonstration(record, given if given.lstrip().startswith(OPEN) else OPEN + given)
     if request.tasks:
         if request.teacher is None:
@@ -132,7 +132,7 @@ def _write(request: Build, built: Built) -> None:
 def line(record: Record, text: str, **more: str) -> bytes:
     """A line as `data.tasks` reads it: what stands in `extra` are fields of the line."""
     plain = msgspec.to_builtins(record)
-    extra = {**record.extra, FIELD: text, **more}
+    extra = {**record.extra, COMPLETION: text, **more}
     return msgspec.json.encode({**{k: v for k, v in plain.items() if k != "extra"}, **extra}) + b"\n"
 
 

@@ -16,8 +16,8 @@ import msgspec
 from safeladder.launch.config import ConfigError, load_resolved
 from safeladder.launch.evaluation.settings import PLAIN, Settings
 from safeladder.launch.evaluation.store import Response
+from safeladder.protocol.images import has_images, images
 from safeladder.protocol.messages import Record, Turn
-from safeladder.verifiers.images import has_images, images
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,16 @@ class Task:
     def item(self) -> str:
         """Sixteen hex digits that name what the policy sees, and the sample. Raises ImageError."""
         record = self.record
-        seen = [image.digest for image in images(record)] if has_images(record) else []
-        parts = [record.prompt, record.choices, record.extra.get("turns"), seen, record.language, self.sample]
+        seen = [image.hash for image in images(record)] if has_images(record) else []
+        parts = [
+            record.prompt,
+            record.choices,
+            record.extra.get("turns"),
+            record.extra.get("system"),
+            seen,
+            record.language,
+            self.sample,
+        ]
         return blake2b(msgspec.msgpack.encode(parts, order="deterministic"), digest_size=8).hexdigest()
 
     def seed(self, seed: int) -> int:
@@ -65,6 +73,11 @@ class Prompting:
     system: str | None = None
     prefix: str = ""
     shots: tuple[tuple[str, str], ...] = ()
+
+    def system_of(self, record: Record) -> str | None:
+        """The system message: the record's own `system`, else the one for all."""
+        own = record.extra.get("system")
+        return str(own) if own else self.system
 
     def turns(self, record: Record) -> list[tuple[str, str]]:
         """(user, assistant) pairs before the question: the record's own conversation, or the shots. Raises ValueError."""

@@ -91,7 +91,7 @@ class Deliberator:
 
     async def answer(self, task: Task, given: Prompting, tokenizer: Any, seed: int) -> Response:
         language: Language = "zh" if (written_in(task.record.prompt) or task.record.language) == "zh" else "en"
-        system = "\n\n".join(filter(None, [given.system, instruction(language)]))
+        system = "\n\n".join(filter(None, [given.system_of(task.record), instruction(language)]))
         ids = encode_prompt(tokenizer, question(task.record), system, given.prefix, given.turns(task.record))
         drawn = self._settings.answering
         sampling = Sampling(temperature=drawn.temperature, top_p=drawn.top_p)

@@ -14,6 +14,7 @@ from typing import Any, Final
 from safeladder.launch.config import ConfigError
 from safeladder.launch.evaluation.settings import Settings
 from safeladder.protocol.messages import Verdict
+from safeladder.verifiers.judges.rubrics import RUBRICS
 from safeladder.verifiers.judging import Judge, VerdictFile, judge
 from safeladder.verifiers.registry import BadOptions, UnknownVerifier, create
 from safeladder.verifiers.rows import Row
@@ -27,6 +28,8 @@ DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
     "choice": {"kind": "choice"},
     "match": {"kind": "match"},
     "instruction": {"kind": "instruction"},
+    # judges of public benchmarks: each needs a `model` or a `remote`
+    **{name: {"kind": "rubric", "rubric": name} for name in RUBRICS},
 }
 
 

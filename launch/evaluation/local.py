@@ -29,9 +29,9 @@ from safeladder.policies.search.budget import Budget
 from safeladder.policies.search.engine_sampler import EngineSampler, StepSampling
 from safeladder.policies.search.scoring import Combination
 from safeladder.policies.thought import CLOSING, thought_length
+from safeladder.protocol.images import ImageError, has_images
 from safeladder.protocol.messages import Record, Sampling
 from safeladder.verifiers.contract import OPEN, Item, Verifier, run
-from safeladder.verifiers.images import ImageError, has_images
 from safeladder.verifiers.reading import goodness
 from safeladder.verifiers.registry import BadOptions, UnknownVerifier, create
 from safeladder.verifiers.rules.language import written_in
@@ -72,9 +72,15 @@ class LocalRespondent:
         section = settings.engine
         self.concurrency = 4 * section.max_sequences  # the engine has its own queue, which should not run dry
         self._tokenizer = load_tokenizer(folder)
-        limits = {"max_sequences": section.max_sequences, "max_tokens": section.max_tokens}
-        types = {"dtype": section.dtype, "device": section.device}
-        self._engine: Engine = engines.create(section.name, folder, options=section.options, **types, **limits)
+        self._engine: Engine = engines.create(
+            section.name,
+            folder,
+            dtype=section.dtype,
+            device=section.device,
+            max_sequences=section.max_sequences,
+            max_tokens=section.max_tokens,
+            options=section.options,
+        )
         self.real = type(self._engine).capabilities.real
         self._judge: Verifier | None = None
         self._strategy: Strategy | None = None
@@ -132,7 +138,9 @@ class LocalRespondent:
             raise ValueError(f"the record has images, and the engine {self._settings.engine.name!r} serves none")
         if self._deliberator is not None:
             return await self._deliberator.answer(task, given, self._tokenizer, self._seed(task))
-        ids = encode_prompt(self._tokenizer, question(record), given.system, given.prefix, given.turns(record))
+        ids = encode_prompt(
+            self._tokenizer, question(record), given.system_of(record), given.prefix, given.turns(record)
+        )
         if self._strategy is not None:
             return await self._searched(task, ids)
         return await self._plain(task, ids)

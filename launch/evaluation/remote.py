@@ -14,7 +14,7 @@ from typing import Any
 from safeladder.launch.evaluation.answering import Prompting, Task, question
 from safeladder.launch.evaluation.settings import Settings
 from safeladder.launch.evaluation.store import Response
-from safeladder.verifiers.images import ImageError, images
+from safeladder.protocol.images import ImageError, images
 from safeladder.verifiers.judges.remote import Garbled, Remote, RemoteError, RemoteModel
 
 ANSWERED = ("stop", "length")
@@ -70,7 +70,9 @@ class RemoteRespondent:
 
     def _body(self, task: Task) -> dict[str, Any]:
         given, drawn = self._prompting, self._answering
-        messages: list[dict[str, Any]] = [{"role": "system", "content": given.system}] if given.system else []
+        messages: list[dict[str, Any]] = []
+        if system := given.system_of(task.record):
+            messages.append({"role": "system", "content": system})
         for user, assistant in given.turns(task.record):
             messages += [{"role": "user", "content": user}, {"role": "assistant", "content": assistant}]
         messages.append({"role": "user", "content": self._content(task)})

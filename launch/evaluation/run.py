@@ -30,8 +30,8 @@ from safeladder.launch.evaluation.statistics import Column, Measure
 from safeladder.launch.evaluation.store import Response, ResponseFile, digest_of
 from safeladder.launch.evaluation.suite import SUITES, Outcome, Suite, create
 from safeladder.launch.terminal import counting
+from safeladder.protocol.images import ImageError
 from safeladder.protocol.messages import Record, Verdict
-from safeladder.verifiers.images import ImageError
 from safeladder.verifiers.judging import VerdictFile
 from safeladder.verifiers.rows import Row
 
@@ -156,8 +156,7 @@ async def answers(
                 await _each(open_, answering, known, done)
             finally:
                 await answering.stop()
-    found = {task.item: known.get(task.item) for task in tasks}
-    return {item: response for item, response in found.items() if response is not None}
+    return {task.item: response for task in tasks if (response := known.get(task.item)) is not None}
 
 
 async def _each(tasks: Sequence[Task], answering: Respondent, known: ResponseFile, done: Callable[[int], None]) -> None:

@@ -134,6 +134,11 @@ def sliced(name: str, outcomes: Sequence[Outcome], holds: Callable[[Outcome], bo
             yield f"{name}[{column}={value}]", share(part, holds)
 
 
+def labelled(outcomes: Sequence[Outcome], role: str, label: str) -> Column:
+    """The share of outcomes to which a role's verifier gives this label."""
+    return share(outcomes, lambda outcome: outcome.label(role) == label)
+
+
 def worst(outcomes: Sequence[Outcome], holds: Callable[[Outcome], bool], least: int = 5) -> Column:
     """The lowest share of any category with at least `least` outcomes."""
     kept = {k: part for k, part in parts(outcomes, SLICES["category"]).items() if len(part) >= least}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -83,5 +84,5 @@ def _wrappers(source: str) -> dict[str, Callable[[str], str]]:
         text = row.get("text")
         if not isinstance(text, str) or "{prompt}" not in text:
             raise ConfigError(f"templates: {source}: template {number} has no `text` with {{prompt}} in it")
-        found[str(row.get("id", number))] = lambda prompt, text=text: text.replace("{prompt}", prompt)
+        found[str(row.get("id", number))] = partial(text.replace, "{prompt}")
     return found

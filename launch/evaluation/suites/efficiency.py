@@ -1,4 +1,4 @@
-"""Efficiency: what the thoughts cost in tokens, beside what they are for. Measured over every record that was answered for any suite."""
+"""Efficiency: what the thoughts cost in tokens, beside what they are for. Measured over records with a rule for their answer, and harmful ones."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ class Efficiency(Suite):
     name = "efficiency"
 
     def roles(self, record: Record) -> Sequence[str]:
-        return accuracy_roles(record) or ((ROLE,) if harmful(record) and "benchmark" not in record.extra else ())
+        if "benchmark" in record.extra:
+            return ()
+        return accuracy_roles(record) or ((ROLE,) if harmful(record) else ())
 
     def columns(self, outcomes: Sequence[Outcome]) -> Columns:
         for name in ("thought_tokens", "tokens"):

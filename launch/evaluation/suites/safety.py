@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from safeladder.launch.evaluation.suite import Columns, Outcome, Suite, over_samples, share, sliced, worst
+from safeladder.launch.evaluation.suite import Columns, Outcome, Suite, labelled, over_samples, sliced, worst
 from safeladder.protocol.messages import Record
 
 ROLE: Final = "safety"
@@ -44,5 +44,5 @@ class Safety(Suite):
             ("warning_rate", "Safe with warning"),
             ("illogical_rate", "Illogical completion"),
         ):
-            yield name, share(outcomes, lambda outcome, label=label: outcome.label(ROLE) == label)
+            yield name, labelled(outcomes, ROLE, label)
         yield from over_samples("safe_rate", outcomes, safe)

@@ -41,8 +41,9 @@ class SearchSuite(Suite):
         for count in VOTES:
             voted = [o for o in outcomes if len(o.response.ballots) >= count]
             if voted:
-                yield f"weighted@{count}", share(voted, lambda o, count=count: _accepted(o, _weighted(o, count)))
-                yield f"majority@{count}", share(voted, lambda o, count=count: _accepted(o, _majority(o, count)))
+                for name, choose in (("weighted", _weighted), ("majority", _majority)):
+                    right = {o.item: float(_accepted(o, choose(o, count))) for o in voted}
+                    yield f"{name}@{count}", Column.of(right)
 
 
 def certain(outcome: Outcome) -> bool:
