@@ -118,11 +118,13 @@ class Encoder:
             counts.append(len(found))
             ids = encoding.ids
             tokens += [ids[first:last] for first, last in found]
-        pieces = [[_BEGIN, *segment, _END] for segment in tokens]
+        distinct = {segment: place for place, segment in enumerate(dict.fromkeys(map(tuple, tokens)))}
+        pieces = [[_BEGIN, *segment, _END] for segment in distinct]
         vectors = torch.empty(len(pieces), WIDTH)
         for rows in _batches([len(piece) for piece in pieces], _TABLE_TOKENS):
             vectors[rows] = self._forward([pieces[row] for row in rows])
-        return Segments(vectors, torch.tensor(counts, dtype=torch.long), tokens)
+        places = [distinct[tuple(segment)] for segment in tokens]  # answers of one policy share many sentences
+        return Segments(vectors[places], torch.tensor(counts, dtype=torch.long), tokens)
 
     @torch.inference_mode()
     def _forward(self, pieces: list[list[int]]) -> Tensor:

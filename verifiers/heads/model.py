@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from safeladder.verifiers.heads.encoder import WIDTH
 from safeladder.verifiers.heads.ngrams import BUCKETS
-from safeladder.verifiers.heads.pieces import Piece
+from safeladder.verifiers.heads.pieces import Piece, divided
 
 Reads = Literal["first", "second", "both"]
 LANGUAGES: Final = ("en", "zh")  # each with a temperature of its own; other languages take the first
@@ -31,6 +31,8 @@ class Shape:
 
     `hidden` 0, for a head that reads both: the segments count only by how those of the two texts relate. `windowed`, for a yes-or-no head
     that reads the first: each window of the text is read by itself, and the highest logit is the text's.
+    `divides`: where the first text is empty, the second's first segment stands for it: a claim before its reason, a request before its
+    excuse.
     """
 
     reads: Reads
@@ -39,6 +41,7 @@ class Shape:
     context: int = 0
     wide: bool = True
     windowed: bool = False
+    divides: bool = False
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,8 @@ class Head(nn.Module):
         """Logits before calibration. `context`: float32 [N, shape.context]."""
         if self.shape.windowed:
             return torch.stack([said.amax(0) for said in self.by_window(first)])
+        if self.shape.divides:
+            first, second = map(view, divided(first.pieces, second.pieces))
         return self._whole(first, second, context)
 
     def by_window(self, text: View) -> Sequence[Tensor]:

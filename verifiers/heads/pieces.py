@@ -68,3 +68,12 @@ def pieces(read: Segments) -> list[Piece]:
 def joined(parts: Sequence[Piece]) -> Piece:
     """One text out of several, one after another."""
     return Piece(torch.cat([part.vectors for part in parts]), [tokens for part in parts for tokens in part.tokens])
+
+
+def divided(first: Sequence[Piece], second: Sequence[Piece]) -> tuple[list[Piece], list[Piece]]:
+    """Pairs with an empty first text divided after the second's first segment, where there are more."""
+    pairs = [
+        (told.part(0, 1), told.part(1, None)) if not any(before.tokens) and len(told.vectors) > 1 else (before, told)
+        for before, told in zip(first, second, strict=True)
+    ]
+    return [one for one, _ in pairs], [other for _, other in pairs]

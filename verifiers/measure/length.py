@@ -40,8 +40,8 @@ def auroc_matched(truth: Numbers, probability: Numbers, length: Numbers, bins: i
 
 
 def accuracy_matched(truth: Numbers, probability: Numbers, length: Numbers, bins: int = 10) -> float:
-    """Accuracy where every bin of length holds as much of one class as of the other, so that length alone is right in half of the cases: the
-    bins' balanced accuracies at 0.5, each weighed by its pairs."""
+    """Accuracy where every bin of length holds as much of one class as of the other, so that length alone is right in half of the
+    cases: the bins' balanced accuracies at 0.5, each weighed by its pairs."""
     return _matched(_balanced_accuracy, truth, probability, length, bins)
 
 

@@ -40,6 +40,7 @@ class HeadConfig(msgspec.Struct, forbid_unknown_fields=True):
     hidden: int = 48
     wide: bool = True
     windowed: bool = False
+    divides: bool = False
     takes: list[str] = []
     context: Literal["", "grounding"] = ""
     fitting: Fitting = Fitting()

@@ -109,7 +109,7 @@ def _shape(head: HeadConfig, bundle: Bundle) -> Shape:
     taken = sum(bundle.said[name.partition("@")[0]].shape.classes for name in head.takes)
     classes = 1 if len(head.classes) == 2 else len(head.classes)
     context = taken + (grounding.FEATURES if head.context else 0)
-    return Shape(head.reads, classes, head.hidden, context, head.wide, head.windowed)
+    return Shape(head.reads, classes, head.hidden, context, head.wide, head.windowed, head.divides)
 
 
 def _context(head: HeadConfig, bundle: Bundle) -> Context | None:
