@@ -153,7 +153,8 @@ def ordinary_answers(file: Path, options: Mapping[str, Any], draw: random.Random
     For `refusal`, some are given a refusal of ours in front: partial. For `answer_harm`, some stand under harmful prompts, off topic.
     """
     head = options["head"]
-    found = draw.sample(load(file), int(options.get("limit", 2000)))
+    # the same answers for every head, which are then encoded once
+    found = random.Random(1).sample(load(file), int(options.get("limit", 2000)))
     harmful = [text for text, is_harmful, _, _ in own_requests() if is_harmful]
     for number, row in enumerate(found):
         prompt, answer = str(row["prompt"]), str(row["response"])[:3000]
