@@ -59,7 +59,7 @@ class Generator(Actor):
         from safeladder.policies.vision import Processor
 
         policy = self.config.policy
-        path = await asyncio.to_thread(model.resolve, policy.model, policy.cache and Path(policy.cache))
+        path = await asyncio.to_thread(model.resolve, policy.model, Path(policy.cache) if policy.cache else None)
         self._tokenizer = await asyncio.to_thread(model.load_tokenizer, path)
         self._processor = await asyncio.to_thread(Processor.open, path, self._tokenizer)
         self._images = ImageSource(self)
@@ -97,7 +97,7 @@ class Generator(Actor):
             statistics = self._engine.statistics()
             if statistics.get("steps") != self.metrics.get("steps"):
                 self.worked()  # an engine that decodes is making progress
-            self.metrics = statistics
+            self.metrics = dict(statistics)
             if self._engine.error is not None:
                 raise ActorError(f"the engine has failed: {self._engine.error}") from self._engine.error
             if news.done():
@@ -126,9 +126,10 @@ class Generator(Actor):
             raise Postpone("the lease was revoked" if delivery.revoked else "the worker is stopping")
         made = output(group, prompt_ids, sequences, self._decode)
         counts = {"id": delivery.id, "tokens": tokens(sequences), "kept": kept, "versions": version_range(sequences)}
-        if whole and unfinished(made.payload):
+        half_way = isinstance(made.payload, m.Group) and unfinished(made.payload)
+        if whole and half_way:
             raise EngineError(f"the engine has aborted {delivery.id!r}, which nobody asked for")
-        if unfinished(made.payload):
+        if half_way:
             self.log.info("group.handed_back", **counts)
             return HandBack("the worker is stopping", made)
         completions = made.payload.completions if isinstance(made.payload, m.Group) else []
@@ -222,7 +223,8 @@ class Generator(Actor):
                 await asyncio.wait({running}, timeout=CANCEL_S)
 
     def _decode(self, token_ids: list[int]) -> str:
-        return self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        return text
 
     def revoked(self, delivery: Delivery) -> None:
         self._engine.abort(self._request(delivery))

@@ -14,10 +14,11 @@ from safeladder.actors.actor import Delivery, Reject
 from safeladder.launch.config import Config
 from safeladder.policies.batch import TrainingGroup
 from safeladder.policies.builtin import ModelError
-from safeladder.policies.recipe import Recipe, RecipeError, Rewards, normalised_apart, rewards
+from safeladder.policies.recipe import Recipe, RecipeError, Rewards, accuracy, normalised_apart, rewards
 from safeladder.policies.thought import thought_length
+from safeladder.protocol import messages as m
+from safeladder.protocol.codec import Arrays
 from safeladder.protocol.images import ImageError, Reference, references
-from safeladder.protocol.messages import Record
 
 if TYPE_CHECKING:
     from safeladder.policies.credit import Credit
@@ -33,6 +34,7 @@ class Place:
     training: TrainingGroup
     informative: bool = True
     staleness: int = 0
+    accuracy: float | None = None  # share of its samples that qualify; None: unknown
 
     @property
     def id(self) -> str:
@@ -56,7 +58,7 @@ class Preparation:
         config: Config,
         recipe: Recipe,
         tokenizer: Any,
-        fetch: Callable[[Record], Sequence[Reference]] = references,
+        fetch: Callable[[m.Record], Sequence[Reference]] = references,
         gallery: Gallery | None = None,
     ) -> None:
         """fetch: brings a record's images to where this host's ranks read them; raises ImageError. gallery: of a policy that sees."""
@@ -72,13 +74,18 @@ class Preparation:
             self._credit = Credit(step_options(config))
 
     def place(self, delivery: Delivery) -> Place:
-        """Rewards and training arrays of a group. Raises Reject for a group that lacks what training needs."""
-        group, arrays = delivery.group, delivery.arrays
+        """A group's place. Raises Reject for a group that lacks what training needs."""
+        earned, training = self.prepare(delivery.id, delivery.group, delivery.arrays)
+        known = accuracy(earned, self._recipe.family(delivery.group.record.label))
+        return Place(delivery, earned, training, self._informative(training), accuracy=known)
+
+    def prepare(self, identity: str, group: m.Group, arrays: Arrays) -> tuple[Rewards, TrainingGroup]:
+        """Rewards and training arrays of a group. Raises Reject."""
         needed = {"prompt_ids", "lengths", "completion_ids", "behaviour_logprobs", "versions"}
         if self._config.learner.reference_kl > 0:
             needed.add("reference_logprobs")
         if missing := needed - set(arrays):
-            raise Reject(f"group {delivery.id!r} came without {sorted(missing)}; which stop of its route makes them?")
+            raise Reject(f"group {identity!r} came without {sorted(missing)}; which stop of its route makes them?")
         try:
             earned = rewards(group, self._recipe)
         except RecipeError as error:
@@ -91,7 +98,7 @@ class Preparation:
         channels, weights = normalised_apart(earned.terms, family)
         unknown = np.full(len(group.completions), np.nan)
         training = TrainingGroup(
-            id=delivery.id,
+            id=identity,
             prompt_ids=arrays["prompt_ids"],
             completion_ids=completions,
             behaviour=np.split(arrays["behaviour_logprobs"], ends),
@@ -107,10 +114,11 @@ class Preparation:
             thought_lengths=self._thought_lengths(completions, kept),
             qualified=earned.qualified,
             images=shown,
+            nodes=np.split(arrays["nodes"], ends) if "nodes" in arrays else None,
         )
-        return Place(delivery, earned, training, self._informative(training))
+        return earned, training
 
-    def _shown(self, record: Record, prompt_ids: NDArray[np.int32]) -> list[str]:
+    def _shown(self, record: m.Record, prompt_ids: NDArray[np.int32]) -> list[str]:
         """The hashes of the record's images, which are here and fit the prompt: a step would fail on every rank otherwise."""
         try:
             hashes = [reference.hash for reference in self._fetch(record)]

@@ -19,7 +19,7 @@ import msgspec
 from safeladder.launch.config import Config
 from safeladder.launch.rundir import RunDirectory
 from safeladder.policies import batch as batches
-from safeladder.policies import checkpoint, lora, model
+from safeladder.policies import checkpoint, lora, model, tensors
 from safeladder.policies.batch import TrainingGroup
 from safeladder.policies.constraints import ConstraintOptions, Constraints
 from safeladder.policies.lazy_start import LazyStart
@@ -28,6 +28,7 @@ from safeladder.policies.ranks import Ranks
 from safeladder.policies.step import LearnerStep, StepReport
 from safeladder.policies.vision import Gallery, Processor, tower
 from safeladder.policies.weights import Publisher, attestation, folder, read_manifest
+from safeladder.policies.weights.manifest import Manifest
 from safeladder.policies.weights.publishing import stream_of
 from safeladder.protocol.image_store import ImageStore
 from safeladder.protocol.keys import ensure_secret
@@ -88,14 +89,19 @@ class Training:
         self._tell("train", version=version, batch=batches.encode(batch) if self._ranks.world > 1 else b"")
         return self._learner.train(batch, version)
 
-    def publish(self, home: Path, version: int, step: int, name: str) -> None:
+    def publish(self, home: Path, version: int, step: int, name: str) -> Manifest:
         """Publishes the weights as `version`, unless they stand there already. Raises WeightsError, also when what stands
         there is not ours."""
         if folder(home, version).exists():
-            read_manifest(folder(home, version), self._key)
-            return
+            return read_manifest(folder(home, version), self._key)
         self._tell("publish", home=str(home), version=version, step=step, name=name)
-        self._publish(home, version, step, name)
+        manifest = self._publish(home, version, step, name)
+        assert manifest is not None  # only the first rank is asked
+        return manifest
+
+    def digest(self, as_published: bool) -> str:
+        """Of the plain weights, "sha256:" and hex: as they would be published whole, or with all their bits."""
+        return tensors.digest(stream_of(self._model, self._published_dtype if as_published else None))
 
     def save(self, state: checkpoint.CheckpointState) -> Path:
         """Commits a checkpoint and retires old ones. Raises CheckpointError; what stood before still stands."""
@@ -133,15 +139,16 @@ class Training:
         if self._ranks.world > 1:
             self._ranks.share(msgspec.msgpack.encode({"do": do, **what}))
 
-    def _publish(self, home: Path, version: int, step: int, name: str) -> None:
+    def _publish(self, home: Path, version: int, step: int, name: str) -> Manifest | None:
+        """None on ranks that write nothing."""
         probes = attestation.score(self._model, attestation.texts(self.tokenizer)) if self._weights.canary else []
         stream = stream_of(self._model, self._published_dtype)
         if not self._ranks.first:
             stream.exhaust()
-            return
+            return None
         if self._publisher is None or self._publisher.directory != home:
             self._publisher = Publisher(home, self._key, self._weights.full_every if self._weights.delta else 1)
-        self._publisher.publish(stream, version, step=step, created_by=name, probes=probes)
+        return self._publisher.publish(stream, version, step=step, created_by=name, probes=probes)
 
     def _save(self, state: checkpoint.CheckpointState) -> Path:
         state = msgspec.structs.replace(state, extra={**state.extra, "learner": self._learner.state()})

@@ -22,8 +22,10 @@ from rich.table import Table
 
 from safeladder.launch import tasks
 from safeladder.launch.config import Config, ConfigError, nearest
+from safeladder.launch.export.sink import sink_class
 from safeladder.launch.factory import actor_class, actor_options
 from safeladder.launch.processes import worker_names
+from safeladder.launch.readers import DATASET
 from safeladder.launch.recipe_files import GENERATOR, LEARNER, REFERENCE, SEARCHER
 from safeladder.launch.terminal import console
 from safeladder.policies import staleness
@@ -142,13 +144,14 @@ def routes(config: Config) -> Findings:
 
 
 def searchers(config: Config) -> Findings:
-    """A searcher on a route makes trajectories: the pools that it calls are there, and none of them waits for it in turn."""
+    """A searcher on a route makes trajectories or trees: the pools that it calls are there, and none of them waits for it in turn."""
     consumers = _consumers(config)
     routed = {queue for family in config.recipe.families.values() for queue in family.route}
     for name, pool in config.pools.items():
         if pool.actor != SEARCHER or not routed & set(pool.queues):
             continue
-        for option in ("generator", "retriever"):
+        needed = ("generator",) if pool.options.get("training") == "tree" else ("generator", "retriever")
+        for option in needed:
             queue = str(pool.options.get(option, option))
             key = f"pools.{name}.options.{option}"
             if queue in pool.queues:
@@ -218,10 +221,11 @@ def capacity(config: Config) -> Findings:
         if pool.actor == GENERATOR and isinstance(rows, int) and config.sampling.samples > rows:
             message = f"is {config.sampling.samples}, but pools.{name}.options.max_sequences allows {rows} rows"
             yield Finding("error", "sampling.samples", message)
-    if config.sampling.temperature == 0:
+    compared = list(learner.advantage) != ["ones"]  # demonstrations are not sampled, and not compared with one another
+    if compared and config.sampling.temperature == 0:
         message = "is 0: all samples of a group are the same, so that nothing can be learnt from their difference"
         yield Finding("warning", "sampling.temperature", message)
-    if config.sampling.samples < 2:
+    if compared and config.sampling.samples < 2:
         yield Finding("warning", "sampling.samples", "is 1: an advantage relative to the group needs at least 2")
     if sum(1 for pool in config.pools.values() if (pool.actor or "").endswith(".feeder:Feeder") and pool.replicas) > 1:
         yield Finding("error", "pools", "there is more than one feeder pool; one feeder owns the order of admission")
@@ -354,6 +358,16 @@ def _port(bind: str) -> Findings:
         yield Finding("error", "hub.bind", f"cannot bind {bind}: {error}")
 
 
+def sinks(config: Config) -> Findings:
+    for place, asked in enumerate(config.watch.sinks):
+        name, key = asked.partition("=")[0], f"watch.sinks[{place}]"
+        try:
+            if sink_class(name).LIVE_TARGET is None:
+                yield Finding("error", key, f"{name} is made of a whole run: safeladder export RUN --to {name}")
+        except ConfigError as error:
+            yield Finding("error", key, str(error))
+
+
 def disk(config: Config) -> Findings:
     """The run's folder can be written, and what is kept fits."""
     folder = Path(config.run.directory).expanduser().absolute()
@@ -396,11 +410,8 @@ def model_bytes(config: Config) -> int:
 def data(config: Config) -> Findings:
     """The task files are there and can be read, and every record belongs to a family of the recipe."""
     sources, known = config.data.tasks, config.recipe.families
-    absent = [
-        index
-        for index, source in enumerate(sources)
-        if source != "embedded" and not Path(source).expanduser().is_file()
-    ]
+    files = [(index, source) for index, source in enumerate(sources) if not source.startswith(DATASET)]
+    absent = [index for index, source in files if not tasks.located(source).is_file()]
     for index in absent:
         yield Finding("error", f"data.tasks[{index}]", f"there is no file {sources[index]}")
     if not sources:
@@ -408,7 +419,7 @@ def data(config: Config) -> Findings:
     if absent or not sources:
         return
     try:
-        records = tasks.read(sources)
+        records = tasks.read(sources, config.data.columns)
     except ConfigError as error:
         yield Finding("error", "data.tasks", str(error))
         return
@@ -442,5 +453,5 @@ def _sighted(config: Config, why: str) -> Findings:
 
 
 CHECKS: Final[tuple[Callable[[Config], Findings], ...]] = (
-    actors, devices, routes, searchers, capacity, learner_rules, endpoint, disk, memory, data,
+    actors, devices, routes, searchers, capacity, learner_rules, endpoint, sinks, disk, memory, data,
 )  # fmt: skip
