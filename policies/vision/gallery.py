@@ -5,12 +5,13 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from safeladder.policies.vision.families import Picture, name_of
 from safeladder.policies.vision.processor import Processor
 from safeladder.protocol.images import Image, ImageError
 
-ROOM_BYTES = 2**28
+ROOM_BYTES: Final = 2**28
 
 
 def _nothing(hash: str) -> bytes:
@@ -20,16 +21,13 @@ def _nothing(hash: str) -> bytes:
 class Gallery:
     """Pictures by the hash of their files; the least recently used go when they have more than `room` bytes. Thread-safe."""
 
-    def __init__(
-        self, processor: Processor, read: Callable[[str], bytes] | None = None, room: int = ROOM_BYTES
-    ) -> None:
-        """read: the file of a hash, for `of`; raises ImageError where there is none."""
+    def __init__(self, processor: Processor, read: Callable[[str], bytes] = _nothing, room: int = ROOM_BYTES) -> None:
+        """read: the file of a hash; raises ImageError where there is none."""
         self.processor = processor
         self._read, self._room, self._bytes = read, room, 0
         self._pictures: OrderedDict[str, Picture] = OrderedDict()
-        self._tokens: dict[
-            str, int
-        ] = {}  # of every picture that was ever here: prompts are named more often than computed
+        # of every picture that was ever here: a prompt is named more often than it is computed
+        self._tokens: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def of(self, hashes: Sequence[str]) -> list[Picture]:
