@@ -6,14 +6,12 @@ The file needs nothing but this package. An address needs the extra `[otel]`, wh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol
 
 import msgspec
 
-from safeladder.launch.config import ConfigError
 from safeladder.launch.events import Event
-from safeladder.launch.export.sink import SinkError, needed
+from safeladder.launch.export.sink import SinkError, needed, writable
 from safeladder.launch.export.spans import Span, Traces, Value
 
 BATCH: Final = 512  # spans a request
@@ -31,7 +29,7 @@ class OtlpSink:
         self._traces, self._spans = Traces(run), list[Span]()
         resource = {"service.name": "safeladder", "safeladder.run": run}
         there = target.startswith(("http://", "https://"))
-        self._writer: Writer = CollectorWriter(target, resource) if there else FileWriter(Path(target), resource)
+        self._writer: Writer = CollectorWriter(target, resource) if there else FileWriter(target, resource)
 
     def take(self, event: Event) -> None:
         for spans in self._traces.take(event):
@@ -62,13 +60,9 @@ class Writer(Protocol):
 class FileWriter:
     """OTLP's JSON encoding, which writes ids as hexadecimal digits and 64-bit integers as strings."""
 
-    def __init__(self, path: Path, resource: Mapping[str, Value]) -> None:
+    def __init__(self, target: str, resource: Mapping[str, Value]) -> None:
         self._resource = {"attributes": _attributes(resource)}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("wb")
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
+        self._file = writable(target)
 
     def write(self, spans: list[Span]) -> None:
         scope = {"scope": {"name": "safeladder"}, "spans": [_plain(span) for span in spans]}
