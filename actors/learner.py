@@ -28,7 +28,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safeladder.actors.actor import Actor, ActorError, Delivery, Keep, Outcome, Reject
+from safeladder.actors.image_source import ImageSource
 from safeladder.actors.places import Place, Preparation, digest, explain, summarize
+from safeladder.actors.recording import Recorder
 from safeladder.launch.config import ConfigError
 from safeladder.launch.config import digest as config_digest
 from safeladder.launch.rundir import RunDirectory
@@ -39,6 +41,7 @@ from safeladder.policies.ledger import Entry, Ledger, VersionCounter
 from safeladder.policies.recipe import Rewards, from_mapping
 from safeladder.policies.selection import LengthSelection
 from safeladder.protocol import messages as m
+from safeladder.protocol import record
 from safeladder.protocol.chunk_shell import ChunkServer
 from safeladder.protocol.keys import load_secret, load_server
 
@@ -93,6 +96,7 @@ class Learner(Actor):
         self._server: ChunkServer | None = None
         self._training: Training
         await asyncio.to_thread(self._load)
+        self._recorder = await asyncio.to_thread(self._open_record) if self.config.run.record else None
         if self._version > 0:
             await asyncio.to_thread(self._publish)
         await self._announce()
@@ -105,7 +109,7 @@ class Learner(Actor):
 
         self._training = gather(self.context, self.options.ranks, self.options.ranks_timeout_s)
         recipe = from_mapping(dataclasses.asdict(self.config.recipe))
-        self._preparation = Preparation(self.config, recipe, self._training.tokenizer)
+        self._preparation = Preparation(self.config, recipe, self._training.tokenizer, ImageSource(self).fetch)
         state = self._training.state
         if self._training.restored:
             path = str(self._training.restored)
@@ -134,10 +138,17 @@ class Learner(Actor):
         # what a learner before this one let in may belong to a history that has not survived
         self._sure_from = self._version + 1 if "policy" in self.link.state else 0
 
+    def _open_record(self) -> Recorder:
+        recorder = Recorder(self._run.record, self.config.run.record_max_bytes, self.log)
+        recorder.began(self.link.boot, self._step, self._head)
+        return recorder
+
     # -------------------------------------------------------------------------------------------------------- inbox
 
     async def handle(self, delivery: Delivery) -> Outcome:
         payload = delivery.payload
+        if self._recorder:
+            self._recorder.handed(delivery, self.config.hub.lease_s)
         if delivery.id in self._committed:
             return None  # its effect is in a committed checkpoint: nothing is left but to settle
         if self._held_again(delivery):
@@ -361,9 +372,12 @@ class Learner(Actor):
             self._selection.train(place.lengths)
         bias, reasons = self._selection.bias, Counter(group.reason for group in dropped)
         publishing = time.monotonic()
-        await asyncio.to_thread(self._publish)
+        digest_of_weights = await asyncio.to_thread(self._publish)
         await self._announce()
         publish_s = time.monotonic() - publishing
+        if self._recorder:
+            mark = record.Stepped(self._head, self._step, report.loss, report.grad_norm, digest_of_weights)
+            await self._recorder.stepped(mark)
         self.worked()
         seconds = time.monotonic() - began + self._waited_s
         self._watch_drift(report.engine_drift)
@@ -425,12 +439,14 @@ class Learner(Actor):
 
     # ---------------------------------------------------------------------------------------- publication and checkpoint
 
-    def _publish(self) -> None:
+    def _publish(self) -> str:
+        """Returns the digest of the weights, "" of a delta."""
         from safeladder.policies import weights
 
         self._directory = weights.folder(self._home, self._version)
-        self._training.publish(self._home, self._version, self._step, self.context.name)
+        manifest = self._training.publish(self._home, self._version, self._step, self.context.name)
         weights.retire(self._home, self.config.weights.keep, key=load_secret(self._run.weights_key))
+        return manifest.digest if manifest.base is None else ""
 
     async def _announce(self) -> None:
         """Tells everybody the version and the feeder what is accounted for. Raises TimeoutError after two minutes."""
@@ -450,6 +466,8 @@ class Learner(Actor):
     async def stop(self) -> None:
         if self._server:
             await asyncio.to_thread(self._server.close)
+        if self._recorder:
+            await self._recorder.close()
 
     async def _commit(self) -> None:
         """Writes a checkpoint and then settles every lease whose effect it contains."""
@@ -464,6 +482,8 @@ class Learner(Actor):
             config_digest=config_digest(self.config),
         )
 
+        if self._recorder:
+            await self._recorder.sync()  # no checkpoint outlives a power cut without what it was made of
         try:
             path = await asyncio.to_thread(self._training.save, state)
         except checkpoint.CheckpointError as error:

@@ -100,9 +100,9 @@ class PoolSampler:
                 Step(
                     completion.text,
                     tuple(arrays["completion_ids"][here].tolist()),
-                    float(arrays["behaviour_logprobs"][here].sum()),
+                    tuple(arrays["behaviour_logprobs"][here].tolist()),
                     final=whole or ended,
-                    version=int(arrays["versions"][here].min(initial=2**31 - 1)) if length else 0,
+                    versions=tuple(arrays["versions"][here].tolist()),
                 )
             )
             at += length

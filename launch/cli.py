@@ -55,6 +55,14 @@ def _parser() -> argparse.ArgumentParser:
     launch.add_argument("file", nargs="?", help="a cluster.yaml, or `embedded` for the one that comes with the package")
     launch.add_argument("overrides", nargs="*", metavar="key=value", help="such as learner.steps=20")
     launch.add_argument("--resume", metavar="RUN", type=Path, help="go on with this run from its newest checkpoint")
+    climb = add("climb", _climb, "climb a ladder: rungs in order, each evaluated before and after and held to its gate")
+    climb.add_argument("file", type=Path, help="such as launch/ladder/quickstart.yaml; the same again goes on")
+    climb.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="of the ladder, such as settings.policy.dtype=bfloat16"
+    )
+    climb.add_argument("--from", dest="first", metavar="RUNG", help="begin here; the rungs before are passed over")
+    climb.add_argument("--only", metavar="RUNG", help="this rung alone")
+    climb.add_argument("--go-on", action="store_true", help="past gates that fail")
     check = add("check", _check, "prove a configuration before anything starts")
     check.add_argument("file")
     check.add_argument("overrides", nargs="*", metavar="key=value")
@@ -91,10 +99,14 @@ def _parser() -> argparse.ArgumentParser:
         "--key-file", type=Path, metavar="FILE", help="API keys, a line each: `OWNER KEY`, or a key alone"
     )
     _add_verify(add("verify", _verify, "run a verifier over JSON lines, and measure it where they are labelled"))
+    _add_evaluate(add("evaluate", _evaluate, "measure a policy or a remote model by suites, or compare two results"))
     _add_training(
         add("train-verifier", _train_verifier, "train a verifier, and report how it does on rows it never saw")
     )
     _add_scenarios(add("scenarios", _scenarios, "write value scenarios from principles, as task records"))
+    pictures = add("pictures", _pictures, "put the prompts of task records into pictures, in the way of FigStep")
+    pictures.add_argument("files", metavar="FILE", nargs="+", help="task records, or `embedded`")
+    pictures.add_argument("--output", type=Path, required=True, help="file of task records")
     for name, run, help in (
         ("why", _why, "the life of a sample: waits, verdicts, rewards, its part in a step, or its end"),
         ("where", _where, "in which queue or lease a work is"),
@@ -109,6 +121,12 @@ def _parser() -> argparse.ArgumentParser:
         ("health", _health, "what the health rules find in a run's logs"),
     ):
         add(name, run, help).add_argument("folder", metavar="RUN", type=Path)
+    replay = add("replay", _replay, "make a run's steps again from its record, and say where they first differ")
+    replay.add_argument("folder", metavar="RUN", type=Path)
+    replay.add_argument("--stop-at", type=int, metavar="N", help="make the steps up to N and show N's batch")
+    replay.add_argument(
+        "--tokens", action="store_true", help="with --stop-at: show prompts and answers, token by token"
+    )
     events = add("events", _events, "list the events of the logs: who says what, with which fields")
     events.add_argument("--markdown", action="store_true", help="as the page docs/events.md")
     dead = add("dead", _dead, "list what was set aside after failing too often, or put it back")
@@ -186,6 +204,22 @@ def _add_training(training: argparse.ArgumentParser) -> None:
     training.add_argument("--no-folds", action="store_true", help="heads: no trainings without some sources")
 
 
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    evaluate.add_argument("file", nargs="?", help="a YAML file of settings, or the first key=value")
+    evaluate.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="such as policy=runs/latest suites=[safety]"
+    )
+    evaluate.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="two folders of results: B less A")
+    evaluate.add_argument("--parts", action="store_true", help="show families, categories and languages too")
+    evaluate.add_argument("--json", action="store_true", help="print JSON and no table")
+
+
+def _evaluate(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.evaluation.command import run
+
+    return run(chosen)
+
+
 def _train_verifier(chosen: argparse.Namespace) -> int:
     from safeladder.launch import train_verifier
     from safeladder.launch.config import parse
@@ -211,6 +245,13 @@ def _scenarios(chosen: argparse.Namespace) -> int:
     }
     count, leaves = scenarios(Request(**given))
     print(f"{count} scenarios over {leaves} leaves written to {chosen.output}")
+    return 0
+
+
+def _pictures(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.pictures import write
+
+    print(f"{write(chosen.files, chosen.output)} records written to {chosen.output}")
     return 0
 
 
@@ -257,6 +298,14 @@ def _launch(chosen: argparse.Namespace) -> int:
     outcome = runs.launch(config, folder, sys.stdout)
     summary.show(summary.load(folder), sys.stdout)
     return outcome.code
+
+
+def _climb(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.ladder.climb import Climb, Request
+    from safeladder.launch.ladder.files import read
+
+    climb = Climb(read(chosen.file, chosen.overrides), sys.stdout)
+    return climb.run(Request(chosen.first, chosen.only, chosen.go_on))
 
 
 def _check(chosen: argparse.Namespace) -> int:
@@ -436,6 +485,21 @@ def _health(chosen: argparse.Namespace) -> int:
     if not found:
         print("no rule is broken")
     return 1 if any(lasts for _, _, _, lasts in found) else 0
+
+
+def _replay(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.replay import Replay, batch, told
+    from safeladder.launch.rundir import RunDirectory
+
+    with Replay(RunDirectory(chosen.folder)) as replay:
+        for line in told(replay, chosen.stop_at):
+            print(line, flush=True)
+        made = replay.made
+        assert made is not None
+        if chosen.stop_at is not None:
+            for line in batch(made, replay.tokenizer if chosen.tokens else None):
+                print(line)
+        return 1 if made.difference else 0
 
 
 def _dead(chosen: argparse.Namespace) -> int:

@@ -23,6 +23,7 @@ from safeladder.launch.processes import plan
 from safeladder.launch.progress import StepProgress
 from safeladder.launch.rundir import RunDirectory, RunInfo
 from safeladder.launch.supervisor import Outcome, Supervisor
+from safeladder.launch.tasks import is_embedded
 from safeladder.launch.waits import Layout
 from safeladder.launch.watch import Watch
 from safeladder.protocol.keys import ensure_secret
@@ -65,7 +66,7 @@ def reopen(path: Path, overrides: Sequence[str] = ()) -> tuple[RunDirectory, Con
 
 def launch(config: Config, run: RunDirectory, stream: TextIO) -> Outcome:
     """Runs it to its end and writes its summary. Raises ConfigError if another launcher has this run."""
-    with _locked(run):
+    with locked(run):
         resumed = run.info_file.exists()
         save_resolved(config, run.config)
         log = logs.configure(run.path.name, "launcher", 0, run.log("launcher", 0))
@@ -103,7 +104,7 @@ def make_paths_absolute(config: Config) -> None:
     def absolute(path: str) -> str:
         return str(Path(path).expanduser().absolute())
 
-    config.data.tasks = [task if task == "embedded" else absolute(task) for task in config.data.tasks]
+    config.data.tasks = [task if is_embedded(task) else absolute(task) for task in config.data.tasks]
     config.policy.cache = config.policy.cache and absolute(config.policy.cache)
     config.hub.keys = config.hub.keys and absolute(config.hub.keys)
     if config.weights.home != "auto":
@@ -121,7 +122,7 @@ def _endpoint(config: Config) -> tuple[str, str | None]:
 
 
 @contextmanager
-def _locked(run: RunDirectory) -> Iterator[None]:
+def locked(run: RunDirectory) -> Iterator[None]:
     """Holds the run's lock; the kernel lets it go when this process ends, however it ends."""
     file = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:

@@ -20,11 +20,16 @@ def _bounded(default: Any, low: float | None = None, high: float | None = None, 
 
 @dataclass
 class Run:
-    """name: the run's folder under `directory`; empty: the time of the start. seed: decides data order and sampling."""
+    """name: the run's folder under `directory`; empty: the time of the start. seed: decides data order and sampling.
+
+    record: keep what the learner is handed, for `safeladder replay`; at most `record_max_bytes` of it.
+    """
 
     name: str = ""
     directory: str = "runs"
     seed: int = 7
+    record: bool = False
+    record_max_bytes: int = _bounded(4 * 2**30, low=4096)
 
 
 @dataclass
@@ -75,7 +80,8 @@ class Lora:
 class Policy:
     """model: embedded, tiny, a folder or a hub id. prefix: text every completion continues. cache: folder of models.
 
-    lora: train adapters in place of all weights; generators get the merged weights either way.
+    lora: train adapters in place of all weights; generators get the merged weights either way. freeze_vision: of a model that sees,
+    vision tower and projector stay as they are.
     """
 
     model: str = "embedded"
@@ -85,16 +91,21 @@ class Policy:
     prefix: str = ""
     cache: str | None = None
     lora: Lora | None = None
+    freeze_vision: bool = True
 
 
 @dataclass
 class Data:
-    """tasks: JSON-lines files or `embedded`. families: share of each label, empty: as found. epochs: None: endless."""
+    """tasks: JSON-lines files or `embedded`. families: share of each label, empty: as found. epochs: None: endless.
+
+    serve: "tcp://host:port" where the feeder serves the images of records to hosts that do not see the run's folder.
+    """
 
     tasks: list[str] = field(default_factory=lambda: ["embedded"])
     families: dict[str, float] = field(default_factory=dict)
     epochs: int | None = _bounded(None, low=1)
     shuffle: bool = True
+    serve: str | None = None
 
 
 @dataclass

@@ -6,17 +6,23 @@ import random
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from safeladder.launch.config import ConfigError
+from safeladder.protocol import images
 from safeladder.protocol.messages import Record
 
+EMBEDDED: Final = "embedded"
 _KNOWN = {field.name for field in msgspec.structs.fields(Record)} - {"extra"}
 
 
 def read(sources: Sequence[str]) -> list[Record]:
-    """All records of the sources (paths, or `embedded`). Raises ConfigError naming file, line and field."""
+    """All records of the sources (paths, or `embedded`). Raises ConfigError naming file, line and field.
+
+    Images are looked at: a file that is none, or too large, is refused here. Their paths are relative to the task file.
+    """
     records: list[Record] = []
     seen: dict[str, str] = {}
     for source in sources:
@@ -24,7 +30,7 @@ def read(sources: Sequence[str]) -> list[Record]:
             if not line.strip():
                 continue
             where = f"{source}:{number}"
-            record = parse(line, where)
+            record = _looked_at(parse(line, where), source, where)
             if record.id in seen:
                 raise ConfigError(f"{where}: id {record.id!r} stands at {seen[record.id]} too")
             seen[record.id] = where
@@ -50,6 +56,19 @@ def parse(line: str, where: str) -> Record:
     if record.choices and record.reference not in _letters(len(record.choices)):
         raise ConfigError(f"{where}: field `reference` must be a letter of the {len(record.choices)} choices")
     return record
+
+
+def _looked_at(record: Record, source: str, where: str) -> Record:
+    try:
+        return images.check(record, Path(source).expanduser().absolute().parent)
+    except images.ImageError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def line(record: Record) -> bytes:
+    """A line as `read` takes it: what stands in `extra` are fields of the line."""
+    plain = msgspec.to_builtins(record)
+    return msgspec.json.encode({**{k: v for k, v in plain.items() if k != "extra"}, **record.extra}) + b"\n"
 
 
 class Draw:
@@ -107,11 +126,22 @@ class Draw:
         return permuted
 
 
+def is_embedded(source: str) -> bool:
+    """Whether a source is `embedded` or `embedded:NAME` rather than a path."""
+    return source == EMBEDDED or source.startswith(f"{EMBEDDED}:")
+
+
+def located(source: str) -> Path:
+    """The file of a source: a path, or `embedded:NAME` for NAME.jsonl of the package's `launch/data`; `embedded` is `embedded:tasks`."""
+    if not is_embedded(source):
+        return Path(source).expanduser()
+    name = source.partition(":")[2] or "tasks"
+    return Path(str(resources.files("safeladder.launch.data").joinpath(f"{name}.jsonl")))
+
+
 def _lines(source: str) -> Iterable[str]:
-    if source == "embedded":
-        return resources.files("safeladder.launch.data").joinpath("tasks.jsonl").read_text("utf-8").splitlines()
     try:
-        return Path(source).expanduser().read_text("utf-8").splitlines()
+        return located(source).read_text("utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"data.tasks: cannot read {source}: {error}") from None
 

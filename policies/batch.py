@@ -17,7 +17,7 @@ class TrainingGroup:
 
     kept: False where an environment wrote the token (search results, a user's edit): it is read by the model and stands in
     no loss, statistic or length. channels: weighted terms of the reward, NaN where a sample has none. costs: NaN where
-    unknown. channel_weights: what those terms were
+    unknown. images: hashes of what the prompt shows, in order. channel_weights: what those terms were
     multiplied by. qualified: well formed, right and safe. values: of a critic, the return expected before each token.
     """
 
@@ -36,6 +36,7 @@ class TrainingGroup:
     thought_lengths: NDArray[np.int64] | None = None  # [K] kept tokens of the thought
     qualified: NDArray[np.bool_] | None = None  # [K]
     values: list[NDArray[np.float32]] | None = None  # K of [n_k]
+    images: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         count = len(self.completion_ids)
