@@ -10,11 +10,12 @@ from typing import Any, ClassVar, Final, Protocol
 
 import msgspec
 
-from safeladder.launch.events import Event
+from safeladder.launch.events import Event, seconds
 from safeladder.launch.export.sink import SinkError, needed, writable
 from safeladder.launch.export.spans import Span, Traces, Value
 
 BATCH: Final = 512  # spans a request
+FLUSH_S: Final = 5.0  # of the run's time, after which fewer are written too
 PATH: Final = "/v1/traces"  # of OTLP over HTTP, where an address has none
 SEND_S: Final = 10.0
 _INTERNAL, _ERROR = 1, 2  # SpanKind and StatusCode of the protocol
@@ -27,6 +28,7 @@ class OtlpSink:
 
     def __init__(self, run: str, target: str) -> None:
         self._traces, self._spans = Traces(run), list[Span]()
+        self._written = 0.0
         resource = {"service.name": "safeladder", "safeladder.run": run}
         there = target.startswith(("http://", "https://"))
         self._writer: Writer = CollectorWriter(target, resource) if there else FileWriter(target, resource)
@@ -34,8 +36,9 @@ class OtlpSink:
     def take(self, event: Event) -> None:
         for spans in self._traces.take(event):
             self._spans += spans
-            if len(self._spans) >= BATCH:
+            if len(self._spans) >= BATCH or seconds(event) > self._written + FLUSH_S:
                 self._write()
+                self._written = seconds(event)
 
     def close(self) -> None:
         for spans in self._traces.rest():
@@ -68,6 +71,7 @@ class FileWriter:
         scope = {"scope": {"name": "safeladder"}, "spans": [_plain(span) for span in spans]}
         request = {"resourceSpans": [{"resource": self._resource, "scopeSpans": [scope]}]}
         self._file.write(msgspec.json.encode(request) + b"\n")
+        self._file.flush()
 
     def close(self) -> None:
         self._file.close()
