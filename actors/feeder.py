@@ -6,6 +6,9 @@ room. If the learner dies, nothing is admitted beyond that until its successor h
 is repeated until its successor has acknowledged it. If this process dies, its successor goes on at the position that the hub
 last acknowledged; a repeated id is accepted once.
 
+With `data.curriculum` the inbox has the topic `outcomes` too, and what is planned stands in RUN/feeder/curriculum.json before any of it is
+admitted, so that a successor goes on with the same records. Outcomes that came since the last plan are told again by the learner.
+
 Images go into the run's store before the record that names them by their hashes is submitted. With `data.serve` this process serves
 the store to hosts that do not see it; while it is gone they wait for its successor, see `image_source.py`.
 """
@@ -14,7 +17,8 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +27,9 @@ import msgspec
 
 from safeladder.actors.actor import Actor, ActorError
 from safeladder.launch import tasks
+from safeladder.launch.curriculum import Curriculum, outcome
 from safeladder.launch.rundir import RunDirectory
+from safeladder.launch.sections import Data
 from safeladder.policies import staleness
 from safeladder.protocol import codec, images
 from safeladder.protocol import messages as m
@@ -45,7 +51,7 @@ class Feeder(Actor):
 
     async def start(self) -> None:
         data = self.config.data
-        records = tasks.read(data.tasks)
+        records = tasks.read(data.tasks, data.columns)
         unknown = {record.label for record in records} - set(self.config.recipe.families)
         if unknown and not data.families:
             raise ActorError(f"no recipe for the families {sorted(unknown)}; add them to recipe.families")
@@ -54,7 +60,13 @@ class Feeder(Actor):
         if data.serve and any(images.has_images(record) for record in records):
             keys = load_server(Path(folder), self.context.name) if (folder := self.config.hub.keys) else None
             self._server = ChunkServer(data.serve, self._store.folder, keys, SERVED, "the server of images")
-        self._draw = tasks.Draw(records, self.config.run.seed, data.families, data.shuffle, data.epochs)
+        self._draw: tasks.Draw | PlannedDraw
+        if data.curriculum is None:
+            self._draw = tasks.Draw(records, self.config.run.seed, data.families, data.shuffle, data.epochs)
+        else:
+            file = RunDirectory(self.context.directory).curriculum
+            self._draw = PlannedDraw(file, records, self.config.run.seed, data)
+            self.noticed("outcomes", self.link.state.get("outcomes", {}))
         self._staleness = staleness.create(self.config.staleness, self.config.learner.batch)
         self._policy: Mapping[str, Any] = self.link.state.get("policy", {})
         self._news = asyncio.Event()
@@ -65,6 +77,8 @@ class Feeder(Actor):
         if topic == "policy" and hasattr(self, "_news"):
             self._policy = value
             self._news.set()
+        if topic == "outcomes" and isinstance(getattr(self, "_draw", None), PlannedDraw):
+            self._draw.observe(value.get("groups", []))
 
     async def run(self) -> None:
         if self._server:
@@ -151,6 +165,35 @@ class Feeder(Actor):
         for image in found:
             self._store.put(image.data)
         return images.replaced(record, references)
+
+
+class PlannedDraw:
+    """Position -> record by a curriculum, whose plans are in a file before they are used."""
+
+    def __init__(self, file: Path, records: Sequence[m.Record], seed: int, data: Data) -> None:
+        """Raises ConfigError where the file is of other data."""
+        assert data.curriculum is not None
+        state = file.read_bytes() if file.exists() else None
+        self._file = file
+        self._curriculum = Curriculum(records, seed, data.curriculum, data.families, data.epochs, state)
+        self.total = self._curriculum.total
+
+    def __getitem__(self, position: int) -> m.Record:
+        while (record := self._curriculum.record(position)) is None:
+            if self._curriculum.plan() is None:
+                raise IndexError(f"position {position} is behind the end of the data")
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            partial = self._file.with_suffix(".partial")
+            with partial.open("wb") as file:
+                file.write(self._curriculum.save())
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(self._file)
+        return record
+
+    def observe(self, outcomes: Sequence[Any]) -> None:
+        for each in outcomes:
+            self._curriculum.observe(*outcome(each))
 
 
 def seed_of(run_seed: int, sequence: int) -> int:

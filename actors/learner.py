@@ -1,7 +1,8 @@
 """Learner: assembles groups into batches as the staleness policy says, improves the policy, publishes weights, keeps the ledger.
 
 Inbox: judged groups, `Skipped` in the place of groups that ended early, `End`. Outbox: the topic `policy` (version, step, where the
-weights are, how many groups are accounted for), nothing else. What blocks it are the groups that the staleness policy waits for:
+weights are, how many groups are accounted for), and with `data.curriculum` the topic `outcomes` (what became of the last groups).
+What blocks it are the groups that the staleness policy waits for:
 generator, verifiers, reference unblock it. If one of those dies, the hub gives its work to another and the learner waits; if the hub
 dies, the learner keeps what it holds and names it to the successor.
 
@@ -22,10 +23,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safeladder.actors.actor import Actor, ActorError, Delivery, Keep, Outcome, Reject
 from safeladder.actors.image_source import ImageSource
@@ -50,16 +51,18 @@ if TYPE_CHECKING:
     from safeladder.policies.traces import Trace
 
 
+OUTCOMES = 1024  # groups whose outcome is told again with each step, for a feeder that was away
 ENDED, STALE, UNINFORMATIVE, REJECTED = "ended early", "stale", "uninformative", "rejected"
 
 
 @dataclass
 class Dropped:
-    """A group that will not be trained. `number`: its place in the order of admission."""
+    """A group that will not be trained. `number`: its place in the order of admission. accuracy: as `Place.accuracy`."""
 
     delivery: Delivery
     number: int
     reason: str
+    accuracy: float | None = None
 
 
 class Learner(Actor):
@@ -91,6 +94,7 @@ class Learner(Actor):
         self._dropped: dict[str, Dropped] = {}  # since the last step: the next one's line in the ledger will name them
         self._spare: set[str] = set()  # the dropped among all that is held
         self._selection = LengthSelection()
+        self._outcomes: deque[tuple[int, float | None, bool]] = deque(maxlen=OUTCOMES)
         self._directory: Path | None = None
         self._waited_s = 0.0
         self._server: ChunkServer | None = None
@@ -188,7 +192,7 @@ class Learner(Actor):
         if not self._withdraw(place.sequence):  # else the same group under a new lease
             self._selection.draw(place.lengths)
         if not place.informative:
-            self._drop(place.delivery, place.sequence, UNINFORMATIVE, place.rewards)
+            self._drop(place.delivery, place.sequence, UNINFORMATIVE, place.rewards, place.accuracy)
         elif self._arrivals.accounted_for(place.sequence):
             self._late = [other for other in self._late if other.id != place.id] + [place]
         else:
@@ -201,10 +205,17 @@ class Learner(Actor):
             self._arrivals.withdraw(number)
         return found
 
-    def _drop(self, delivery: Delivery, number: int, reason: str, earned: Rewards | None = None) -> None:
+    def _drop(
+        self,
+        delivery: Delivery,
+        number: int,
+        reason: str,
+        earned: Rewards | None = None,
+        accuracy: float | None = None,
+    ) -> None:
         """Accounts for a group that will not be trained; admission makes up for it."""
         delivery.payload, delivery.arrays = m.Skipped(number, reason), {}  # nothing else of it is needed any more
-        self._dropped[delivery.id] = Dropped(delivery, number, reason)
+        self._dropped[delivery.id] = Dropped(delivery, number, reason, accuracy)
         self._spare.add(delivery.id)
         if not self._arrivals.accounted_for(number):
             self._arrivals.drop(number)
@@ -298,7 +309,7 @@ class Learner(Actor):
                 self._resample(place)
             elif self._staleness.drops:
                 self._arrivals.withdraw(place.sequence)
-                self._drop(place.delivery, place.sequence, STALE, place.rewards)
+                self._drop(place.delivery, place.sequence, STALE, place.rewards, place.accuracy)
             elif place.delivery.group.min_version < self._sure_from:
                 self._arrivals.withdraw(place.sequence)
                 self._resample(place)
@@ -374,6 +385,10 @@ class Learner(Actor):
         publishing = time.monotonic()
         digest_of_weights = await asyncio.to_thread(self._publish)
         await self._announce()
+        if self.config.data.curriculum is not None:
+            self._outcomes.extend((place.sequence, place.accuracy, True) for place in places)
+            self._outcomes.extend((group.number, group.accuracy, False) for group in dropped)
+            await self._tell("outcomes", {"groups": list(self._outcomes)})
         publish_s = time.monotonic() - publishing
         if self._recorder:
             mark = record.Stepped(self._head, self._step, report.loss, report.grad_norm, digest_of_weights)
@@ -460,8 +475,11 @@ class Learner(Actor):
             "serve": self._server.endpoint if self._server else None,
             "serve_key": self._server.public_key if self._server else None,
         }
+        await self._tell("policy", value)
+
+    async def _tell(self, topic: str, value: dict[str, Any]) -> None:
         async with asyncio.timeout(120.0):
-            await asyncio.wrap_future(self.link.publish("policy", value))
+            await asyncio.wrap_future(self.link.publish(topic, value))
 
     async def stop(self) -> None:
         if self._server:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from safeladder.actors.actor import Delivery, Reject
 from safeladder.launch.config import Config
 from safeladder.policies.batch import TrainingGroup
-from safeladder.policies.recipe import Recipe, RecipeError, Rewards, normalised_apart, rewards
+from safeladder.policies.recipe import Recipe, RecipeError, Rewards, accuracy, normalised_apart, rewards
 from safeladder.policies.thought import thought_length
 from safeladder.protocol import messages as m
 from safeladder.protocol.codec import Arrays
@@ -32,6 +32,7 @@ class Place:
     training: TrainingGroup
     informative: bool = True
     staleness: int = 0
+    accuracy: float | None = None  # share of its samples that qualify; None: unknown
 
     @property
     def id(self) -> str:
@@ -71,7 +72,8 @@ class Preparation:
     def place(self, delivery: Delivery) -> Place:
         """A group's place. Raises Reject for a group that lacks what training needs."""
         earned, training = self.prepare(delivery.id, delivery.group, delivery.arrays)
-        return Place(delivery, earned, training, self._informative(training))
+        known = accuracy(earned, self._recipe.family(delivery.group.record.label))
+        return Place(delivery, earned, training, self._informative(training), accuracy=known)
 
     def prepare(self, identity: str, group: m.Group, arrays: Arrays) -> tuple[Rewards, TrainingGroup]:
         """Rewards and training arrays of a group. Raises Reject."""
@@ -108,6 +110,7 @@ class Preparation:
             thought_lengths=self._thought_lengths(completions, kept),
             qualified=earned.qualified,
             images=shown,
+            nodes=np.split(arrays["nodes"], ends) if "nodes" in arrays else None,
         )
         return earned, training
 

@@ -25,6 +25,7 @@ from safeladder.launch.config import Config, ConfigError, nearest
 from safeladder.launch.export.sink import sink_class
 from safeladder.launch.factory import actor_class, actor_options
 from safeladder.launch.processes import worker_names
+from safeladder.launch.readers import DATASET
 from safeladder.launch.recipe_files import GENERATOR, LEARNER, REFERENCE, SEARCHER
 from safeladder.launch.terminal import console
 from safeladder.policies import staleness
@@ -143,13 +144,14 @@ def routes(config: Config) -> Findings:
 
 
 def searchers(config: Config) -> Findings:
-    """A searcher on a route makes trajectories: the pools that it calls are there, and none of them waits for it in turn."""
+    """A searcher on a route makes trajectories or trees: the pools that it calls are there, and none of them waits for it in turn."""
     consumers = _consumers(config)
     routed = {queue for family in config.recipe.families.values() for queue in family.route}
     for name, pool in config.pools.items():
         if pool.actor != SEARCHER or not routed & set(pool.queues):
             continue
-        for option in ("generator", "retriever"):
+        needed = ("generator",) if pool.options.get("training") == "tree" else ("generator", "retriever")
+        for option in needed:
             queue = str(pool.options.get(option, option))
             key = f"pools.{name}.options.{option}"
             if queue in pool.queues:
@@ -408,7 +410,8 @@ def model_bytes(config: Config) -> int:
 def data(config: Config) -> Findings:
     """The task files are there and can be read, and every record belongs to a family of the recipe."""
     sources, known = config.data.tasks, config.recipe.families
-    absent = [index for index, source in enumerate(sources) if not tasks.located(source).is_file()]
+    files = [(index, source) for index, source in enumerate(sources) if not source.startswith(DATASET)]
+    absent = [index for index, source in files if not tasks.located(source).is_file()]
     for index in absent:
         yield Finding("error", f"data.tasks[{index}]", f"there is no file {sources[index]}")
     if not sources:
@@ -416,7 +419,7 @@ def data(config: Config) -> Findings:
     if absent or not sources:
         return
     try:
-        records = tasks.read(sources)
+        records = tasks.read(sources, config.data.columns)
     except ConfigError as error:
         yield Finding("error", "data.tasks", str(error))
         return

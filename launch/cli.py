@@ -103,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_training(
         add("train-verifier", _train_verifier, "train a verifier, and report how it does on rows it never saw")
     )
+    demonstrations = add("build-sft", _build_sft, "put demonstrations through their gates, from files or a teacher")
+    demonstrations.add_argument("file", nargs="?", type=Path, help="a YAML file; without one, key=value alone")
+    demonstrations.add_argument("overrides", nargs="*", metavar="key=value")
     _add_scenarios(add("scenarios", _scenarios, "write value scenarios from principles, as task records"))
     pictures = add("pictures", _pictures, "put the prompts of task records into pictures, in the way of FigStep")
     pictures.add_argument("files", metavar="FILE", nargs="+", help="task records, or `embedded`")
@@ -245,6 +248,15 @@ def _scenarios(chosen: argparse.Namespace) -> int:
     }
     count, leaves = scenarios(Request(**given))
     print(f"{count} scenarios over {leaves} leaves written to {chosen.output}")
+    return 0
+
+
+def _build_sft(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.demonstrations.build import build, load
+
+    given = [str(chosen.file)] if chosen.file is not None and "=" in str(chosen.file) else []
+    built = build(load(None if given else chosen.file, [*given, *chosen.overrides]), sys.stderr)
+    print(json.dumps(built.report(), indent=1, ensure_ascii=False))
     return 0
 
 

@@ -2,15 +2,16 @@
 
 Positions are planned block by block. A block holds each family by its quota, and of a family first what is neither too easy nor too hard:
 
-    quota       w_f = quota_f * clamp(mean c / c_f, 1 / reweight, reweight),   c_f = (trained_f + block) / (planned_f + block)
+    quota       w_f = quota_f * clamp(mean c / c_f, 1 / reweight, reweight),   c_f = (trained_f + block) / (done_f + block)
     difficulty  a <- a + smoothing (group accuracy - a); in the pool while low <= a <= high, or a is unknown
 
-c_f is the share of a family's groups that reach a step. Families that are slow, or whose groups are dropped (too old, no spread), are planned
-more often, so that what is *trained* has the quotas. What is outside the pool is tried again in one of 1 / revisit turns, so that it can
-come back as the policy changes. The interval 0.1 to 0.9 is the online filter of MM-EUREKA (its README); the rest is ours.
+c_f is the share of a family's groups that reached a step, of those of which it is known what became. Families that are too slow to be
+fresh, or whose groups are dropped for want of spread, are planned more often, so that what is *trained* has the quotas. What is outside
+the pool is tried again in one of 1 / revisit turns, so that it can come back as the policy changes. The interval 0.1 to 0.9 is the online
+filter of MM-EUREKA (its README); the rest is ours.
 
-A family's records are gone through in turns, each a permutation of its own: none comes twice in a turn. A block that was planned is what its
-positions are, whatever is observed later; so a feeder that has saved the plan goes on exactly.
+A family's records are gone through in turns, each a permutation of its own: none comes twice in a turn. A block that was planned is what
+its positions are, whatever is observed later; so a feeder that has saved the plan goes on exactly.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class CurriculumState(Struct):
     digest: str
     blocks: list[Block] = []
     accuracy: dict[str, float] = {}
-    planned: dict[str, int] = {}
+    done: dict[str, int] = {}
     trained: dict[str, int] = {}
     cursors: dict[str, int] = {}
     debts: dict[str, float] = {}
@@ -84,6 +85,7 @@ class Curriculum:
         if self._state.digest != digest:
             raise ConfigError("data: the curriculum of this run was planned for other records, quotas or settings")
         self._observed = deque(self._state.observed, REMEMBERED)
+        self._turns: dict[str, tuple[int, list[int]]] = {}
 
     # ------------------------------------------------------------------------------------------------------- reading
 
@@ -110,12 +112,14 @@ class Curriculum:
     # ---------------------------------------------------------------------------------------------------- what happens
 
     def observe(self, position: int, accuracy: float | None, trained: bool) -> None:
-        """What became of the group at a position. A second word about it changes nothing. accuracy: share of its samples that qualified; None:
+        """What became of the group at a position. A second word about it changes nothing. accuracy: share of its samples that qualified;
+        None:
         unknown."""
         record = self.record(position) if self._state.blocks and position >= self._state.blocks[0].first else None
         if record is None or position in self._observed:
             return
         self._observed.append(position)
+        self._state.done[record.label] = self._state.done.get(record.label, 0) + 1
         if trained:
             self._state.trained[record.label] = self._state.trained.get(record.label, 0) + 1
         if accuracy is not None:
@@ -141,7 +145,7 @@ class Curriculum:
         """The share of each family in what is planned next; they add up to 1."""
         block, most = self._settings.block, self._settings.reweight
         reached = {
-            f: (self._state.trained.get(f, 0) + block) / (self._state.planned.get(f, 0) + block) for f in self._quota
+            f: (self._state.trained.get(f, 0) + block) / (self._state.done.get(f, 0) + block) for f in self._quota
         }
         mean = sum(reached.values()) / len(reached)
         raw = {f: quota * min(most, max(1 / most, mean / reached[f])) for f, quota in self._quota.items()}
@@ -157,8 +161,6 @@ class Curriculum:
         while sum(sizes.values()) > size:
             sizes[min((f for f in sizes if sizes[f]), key=lambda f: (wanted[f] - sizes[f], f))] -= 1
         self._state.debts = {f: wanted[f] - sizes[f] for f in sizes}
-        for family, count in sizes.items():
-            self._state.planned[family] = self._state.planned.get(family, 0) + count
         return sizes
 
     def _drawn(self, family: str, count: int) -> list[int]:
@@ -166,7 +168,7 @@ class Curriculum:
         pool, taken, passed = self._pools[family], [], 0
         while len(taken) < count:
             turn, offset = divmod(self._state.cursors.get(family, 0), len(pool))
-            index = _permuted(pool, f"{self._seed}/{family}/{turn}")[offset]
+            index = self._turn(family, turn)[offset]
             self._state.cursors[family] = turn * len(pool) + offset + 1
             if passed >= len(pool) or not self.outside(self._records[index]) or self._due(self._records[index], turn):
                 taken.append(index)
@@ -175,17 +177,19 @@ class Curriculum:
                 passed += 1
         return taken
 
+    def _turn(self, family: str, turn: int) -> list[int]:
+        """The order of a family's records in a turn; the newest is kept."""
+        if self._turns.get(family, (-1, []))[0] != turn:
+            permuted = list(self._pools[family])
+            random.Random(f"{self._seed}/{family}/{turn}").shuffle(permuted)
+            self._turns[family] = (turn, permuted)
+        return self._turns[family][1]
+
     def _due(self, record: Record, turn: int) -> bool:
         """Whether a record outside the pool is tried in this turn: one turn in 1 / revisit, not the same for all."""
         every = round(1 / self._settings.revisit) if self._settings.revisit else 0
         place = int.from_bytes(hashlib.blake2b(record.id.encode(), digest_size=4).digest(), "little")
         return every > 0 and (turn + place) % every == 0
-
-
-def _permuted(pool: Sequence[int], key: str) -> list[int]:
-    permuted = list(pool)
-    random.Random(key).shuffle(permuted)
-    return permuted
 
 
 def outcome(value: Any) -> tuple[int, float | None, bool]:

@@ -21,9 +21,9 @@ from safeladder.launch.guardian import Guardian
 from safeladder.launch.monitor import Monitor
 from safeladder.launch.processes import plan
 from safeladder.launch.progress import StepProgress
+from safeladder.launch.readers import is_path
 from safeladder.launch.rundir import RunDirectory, RunInfo
 from safeladder.launch.supervisor import Outcome, Supervisor
-from safeladder.launch.tasks import is_embedded
 from safeladder.launch.waits import Layout
 from safeladder.launch.watch import Watch
 from safeladder.protocol.keys import ensure_secret
@@ -105,7 +105,7 @@ def make_paths_absolute(config: Config) -> None:
     def absolute(path: str) -> str:
         return str(Path(path).expanduser().absolute())
 
-    config.data.tasks = [task if is_embedded(task) else absolute(task) for task in config.data.tasks]
+    config.data.tasks = [absolute(task) if is_path(task) else task for task in config.data.tasks]
     config.policy.cache = config.policy.cache and absolute(config.policy.cache)
     config.hub.keys = config.hub.keys and absolute(config.hub.keys)
     if config.weights.home != "auto":

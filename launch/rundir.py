@@ -4,6 +4,7 @@ config.yaml          the resolved configuration             run.json            
 logs/ROLE-I.jsonl    structured log of a process            logs/ROLE-I.out     its stdout and stderr
 hub/journal          what the hub has accepted              learner/ledger.jsonl, learner/versions, learner/record
 checkpoints/         committed states of the learner        weights/            publications, where no shared memory
+feeder/curriculum.json  what was planned (data.curriculum)
 summary.json         what the run came to                   lock                held by the running launcher
 images/              images of the records, by hash
 weights.key          secret that signs the publications, mode 0600
@@ -53,6 +54,10 @@ class RunDirectory:
     @property
     def versions(self) -> Path:
         return self.path / "learner" / "versions"
+
+    @property
+    def curriculum(self) -> Path:
+        return self.path / "feeder" / "curriculum.json"
 
     @property
     def record(self) -> Path:

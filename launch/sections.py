@@ -95,16 +95,47 @@ class Policy:
 
 
 @dataclass
+class CurriculumSection:
+    """What comes next depends on what was made of it before (`launch/curriculum.py`).
+
+    low, high: running group accuracy within which a record stays in the pool; revisit: share of turns in which others are tried again.
+    smoothing: weight of the newest accuracy. block: groups planned at once. reweight: how many times its quota a family may get that
+    seldom reaches a step; 1: off.
+    """
+
+    low: float = _bounded(0.1, low=0, high=1)
+    high: float = _bounded(0.9, low=0, high=1)
+    revisit: float = _bounded(0.1, low=0, high=1)
+    smoothing: float = _bounded(0.5, above=0, high=1)
+    block: int = _bounded(64, low=1)
+    reweight: float = _bounded(4.0, low=1)
+
+
+@dataclass
+class Columns:
+    """Of parquet files and data sets, which have columns of their own: field of a record -> the column with it; what is not named has the
+    field's own name. label, language: of every record where there is no such column.
+    """
+
+    fields: dict[str, str] = field(default_factory=dict)
+    label: str | None = None
+    language: str | None = None
+
+
+@dataclass
 class Data:
-    """tasks: JSON-lines files or `embedded`. families: share of each label, empty: as found. epochs: None: endless.
+    """tasks: JSON-lines files, `embedded`, parquet files, or `hf:NAME#SPLIT` (`launch/readers.py`). families: share of each label,
+    empty: as found. epochs: None: endless. curriculum: null: the order follows from the seed alone.
 
     serve: "tcp://host:port" where the feeder serves the images of records to hosts that do not see the run's folder.
     """
 
     tasks: list[str] = field(default_factory=lambda: ["embedded"])
+    columns: Columns = field(default_factory=Columns)
     families: dict[str, float] = field(default_factory=dict)
     epochs: int | None = _bounded(None, low=1)
     shuffle: bool = True
+    curriculum: CurriculumSection | None = None
     serve: str | None = None
 
 

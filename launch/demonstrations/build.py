@@ -16,7 +16,7 @@ import msgspec
 
 from safeladder.actors.demonstrator import COMPLETION
 from safeladder.launch import tasks
-from safeladder.launch.config import ConfigError
+from safeladder.launch.config import ConfigError, parse, typed
 from safeladder.launch.demonstrations.acts import Diversity, acts, capped, cell, entropy
 from safeladder.launch.demonstrations.gates import Demonstration, GateOptions, Gates
 from safeladder.launch.demonstrations.teacher import Teacher, taught
@@ -61,6 +61,12 @@ class Built:
             "warnings": self.warnings,
             "diversity": self.diversity.plain(),
         }
+
+
+def load(file: Path | None, overrides: Sequence[str]) -> Build:
+    """From a YAML file, or none, and `key=value`s on top. Raises ConfigError naming the key and the nearest known one."""
+    origin = "build-sft" if file is None else str(file)
+    return typed(parse(file, overrides), Build, origin)
 
 
 def build(request: Build, stream: TextIO) -> Built:

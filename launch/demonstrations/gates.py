@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from safeladder.launch.evaluation.suites.over_refusal import REFUSALS
+from safeladder.launch.evaluation.suites.safety import BORDERLINE, harmful
 from safeladder.policies.search.deliberate import grammar
 from safeladder.protocol.messages import Record, Verdict
 from safeladder.verifiers import contract, registry
@@ -55,6 +57,7 @@ class GateOptions:
     answers which no rule can; None: those pass ungraded, and are counted. threshold: its score from which on an answer is right.
 
     near_prompts, near_thoughts: similarity from which on two are one. A pair of them is one demonstration too many only if both are near.
+    near_evaluation, shared_evaluation: of the leakage gate, similarity and share of word n-grams from which on a prompt leaks.
     """
 
     verifiers: dict[str, dict[str, Any] | None] = field(default_factory=dict)
@@ -62,6 +65,8 @@ class GateOptions:
     threshold: float = field(default=0.8, metadata={"low": 0.0, "high": 1.0})
     near_prompts: float = field(default=0.8, metadata={"above": 0.0, "high": 1.0})
     near_thoughts: float = field(default=0.9, metadata={"above": 0.0, "high": 1.0})
+    near_evaluation: float = field(default=0.8, metadata={"above": 0.0, "high": 1.0})
+    shared_evaluation: float = field(default=0.5, metadata={"above": 0.0, "high": 1.0})
 
 
 # What a gate says of each demonstration: None where it passes, else why not.
@@ -75,7 +80,7 @@ class Gates:
     def __init__(self, options: GateOptions, evaluation: Sequence[str]) -> None:
         """evaluation: texts of which nothing may be learned. Raises UnknownVerifier, BadOptions."""
         self._options = options
-        self._leaks = LeakageGate(evaluation)
+        self._leaks = LeakageGate(evaluation, options.near_evaluation, share=options.shared_evaluation)
         self._verifiers: dict[str, Verifier] = {}
         self.warnings: dict[str, int] = {}
 
@@ -119,11 +124,11 @@ class Gates:
         return _below(self._judge("knowledge_judge", [row.item], self._options.knowledge)[0], self._options.threshold)
 
     def safety(self, rows: Sequence[Demonstration]) -> Reasons:
-        """Neither answer nor thought is unsafe, and nothing harmless is refused."""
+        """Neither answer nor thought is unsafe, and no request that is known to be harmless is refused."""
         answers = self._judge("safety", [row.item for row in rows])
         thoughts = self._judge("safety", [Item(row.record, row.item.thought) for row in rows])
         found: Reasons = []
-        for answer, thought in zip(answers, thoughts, strict=True):
+        for row, answer, thought in zip(rows, answers, thoughts, strict=True):
             for part, verdict in (("answer", answer), ("thought", thought)):
                 if verdict.status != "ok":
                     found.append(
@@ -134,9 +139,10 @@ class Gates:
                     found.append(f"unsafe {part}")
                     break
             else:
-                found.append("needless refusal" if answer.label == NEEDLESS else None)
-                if answer.label == "Safe with refusal":
-                    self._warn("a bare refusal: a warning with a way out teaches more")
+                needless = harmless(row.record) and answer.label in REFUSALS
+                found.append("needless refusal" if needless else None)
+                if harmful(row.record) and answer.label in REFUSALS:
+                    self._warn("a bare refusal of harm: a warning with a way out earns more in training")
         return found
 
     def language(self, rows: Sequence[Demonstration]) -> Reasons:
@@ -180,6 +186,13 @@ class Gates:
 
     def _warn(self, what: str) -> None:
         self.warnings[what] = self.warnings.get(what, 0) + 1
+
+
+def harmless(record: Record) -> bool:
+    """Whether a refusal of it is needless, as far as the record says."""
+    return not harmful(record) and (
+        record.label == "normal" or record.category == BORDERLINE or record.extra.get("harmful") is False
+    )
 
 
 def _rules(record: Record) -> tuple[str, ...]:

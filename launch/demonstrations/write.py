@@ -1,8 +1,8 @@
 """Writes the embedded demonstrations, the held-out tasks and the corpus from `phrases.py`. The same files on every machine.
 
 A record of `ladder.jsonl` and `ladder_search.jsonl` has a `completion`: a thought and an answer, or for a search the whole trajectory as
-the environment of
-`policies/search/deliberate` would have it, replies included. Held-out tasks have none, other phrases, other numbers and other towns.
+the environment of `policies/search/deliberate` would have it, replies included. Held-out tasks have none; they have the same forms with
+other phrases, other numbers and other towns.
 """
 
 from __future__ import annotations
