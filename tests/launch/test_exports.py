@@ -14,13 +14,14 @@ from urllib.request import urlopen
 
 import pytest
 from events_of import START, Event, line, status, step, trained, worker
+from prometheus_client.parser import text_string_to_metric_families
 
 from safeladder.launch import logs
 from safeladder.launch.check import sinks
 from safeladder.launch.cli import main
 from safeladder.launch.config import ConfigError, load
 from safeladder.launch.export.feed import Feed, export
-from safeladder.launch.export.metrics import TABLE, markdown
+from safeladder.launch.export.metrics import TABLE, Metrics, markdown
 from safeladder.launch.export.otlp import OtlpSink
 from safeladder.launch.export.perfetto import PerfettoSink
 from safeladder.launch.export.sink import sink_class
@@ -304,12 +305,6 @@ def test_metrics_are_named_by_the_rules_and_stand_in_the_page_and_only_they_in_t
 @pytest.fixture
 def scraped(run: Path) -> Iterator[dict[str, float]]:
     """`name{labels}` -> value, over HTTP."""
-    client = pytest.importorskip("prometheus_client", reason="not installed: pip install prometheus-client")
-    from prometheus_client.parser import text_string_to_metric_families
-
-    from safeladder.launch.export.metrics import Metrics
-
-    assert client
     metrics = Metrics("run", "127.0.0.1", 0)
     for event in events():
         metrics.take(event)
