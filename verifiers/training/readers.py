@@ -17,9 +17,10 @@ import yaml
 from safeladder.verifiers.training import contrast, replies
 from safeladder.verifiers.training.answers import declines, opens_with_refusal, warns
 from safeladder.verifiers.training.examples import Example, part
+from safeladder.verifiers.training.planted import OWN, foreign_sentences, own_sentences
 from safeladder.verifiers.training.replies import compose
+from safeladder.verifiers.training.statements import statements
 
-OWN: Final = Path(__file__).with_name("data")
 COMPLIANCE, PARTIAL, REFUSAL = 0, 1, 2
 
 Row = dict[str, Any]
@@ -200,14 +201,6 @@ def topic(prompt: str, language: str) -> str:
 # ------------------------------------------------------------------------------------------------ values
 
 
-def statements(file: Path, options: Mapping[str, Any], draw: random.Random) -> Iterator[Example]:
-    """ETHICS: statements in sets that differ in a few words and stand one after another; runs of 40 lines are split as one."""
-    found = load(file)[: int(options.get("limit", 10**9))]
-    for place, row in enumerate(found):
-        group = f"{options['name']}-{place // 40}"
-        yield Example("", str(row["text"]), int(bool(row["acceptable"])), str(options["name"]), group)
-
-
 def choices(file: Path, options: Mapping[str, Any], draw: random.Random) -> Iterator[Example]:
     """Moral questions with choices: the right one is acceptable, the one marked wrong (or each other one) is not."""
     for row in load(file):
@@ -306,4 +299,6 @@ READERS: Final[dict[str, Reader]] = {
     "choices": choices,
     "graded": graded,
     "passages": passages,
+    "foreign_sentences": foreign_sentences,
+    "own_sentences": own_sentences,
 }

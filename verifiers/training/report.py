@@ -95,7 +95,7 @@ def attacks(
     draw = random.Random(_SEED)
     held = [e for e in examples if part(e.group) == "test" and e.wraps]
     result: dict[str, float] = {}
-    if templates and head.shape.reads != "second":
+    if templates and held and head.shape.reads != "second":
         rows = draw.sample([e for e in held if e.target == 1], min(_ATTACKED, sum(e.target == 1 for e in held)))
         wrapped = [_with(e, first=_filled(draw.choice(templates), e.first)) for e in rows]
         before, after = _decisions(head, rows, corpus, context), _decisions(head, wrapped, corpus, context)
@@ -111,7 +111,7 @@ def attacks(
         result["wrapped_false_alarms"] = float((alarms == 1).mean())
     if planted and held and head.shape.reads != "first":
         rows = draw.sample(held, min(2 * _ATTACKED, len(held)))
-        after_rows = [_with(e, second=f"{e.second}\n{draw.choice(planted)}") for e in rows]
+        after_rows = [_with(e, second=_planted(e.second, draw.choice(planted), draw)) for e in rows]
         before, after = _decisions(head, rows, corpus, context), _decisions(head, after_rows, corpus, context)
         result |= {"planted_rows": len(rows), "planted_changed": float((before != after).mean())}
     return {key: round(value, 4) for key, value in result.items()}
@@ -119,6 +119,13 @@ def attacks(
 
 def _with(example: Example, **changes: str) -> Example:
     return replace(example, **changes)  # type: ignore[arg-type]
+
+
+def _planted(text: str, sentence: str, draw: random.Random) -> str:
+    """The sentence on a line of its own, somewhere in the text."""
+    lines = text.split("\n")
+    lines.insert(draw.randint(0, len(lines)), sentence)
+    return "\n".join(lines)
 
 
 def _filled(template: str, text: str) -> str:
