@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import structlog
 from running import Running, safeladder
 from structlog.testing import capture_logs
 
@@ -218,8 +220,6 @@ def delivery(number: int) -> Delivery:
 def test_a_record_holds_messages_as_they_are_on_the_wire_up_to_its_bound(tmp_path: Path) -> None:
     async def record(numbers: range) -> list[Any]:
         with capture_logs() as logged:
-            import structlog
-
             recorder = Recorder(tmp_path / "record", 20_000, structlog.get_logger())
             for number in numbers:
                 recorder.handed(delivery(number), 30.0)
@@ -236,3 +236,26 @@ def test_a_record_holds_messages_as_they_are_on_the_wire_up_to_its_bound(tmp_pat
     handed = [codec.decode_from_hub(record.parts) for record in found if isinstance(record, r.Handed)]
     assert [body.work.id for _, body, _ in handed] == ["0", "1", "2", "3"]
     assert codec.unpack(handed[2][2][0])[1]["prompt_ids"].tolist() == list(range(1000))
+
+
+def test_a_disk_that_refuses_the_record_ends_it_at_a_whole_one_and_nothing_else(tmp_path: Path) -> None:
+    path, mark = tmp_path / "record", r.Stepped("hash", 1, 0.5, 1.0)
+
+    async def record() -> None:
+        recorder = Recorder(path, 10**6, structlog.get_logger())
+        recorder.handed(delivery(0), 30.0)
+        await recorder.stepped(mark)
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 100, before[1]))
+        try:
+            recorder.handed(delivery(1), 30.0)
+            await recorder.stepped(mark)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        recorder.handed(delivery(2), 30.0)
+        await recorder.close()
+
+    with capture_logs() as logged:
+        asyncio.run(record())
+    assert [(event["event"], event.get("error")) for event in logged][1:] == [("record.failed", "File too large")]
+    assert [type(record) for record, _, _ in r.read(path)] == [r.Handed, r.Stepped]
