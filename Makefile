@@ -8,12 +8,18 @@ NODE := launch/examples/node
 CONFIG ?= launch/cluster.yaml
 ARGS ?=
 
-.PHONY: run test check format simulate benchmark benchmark-learner engines test-engines clean
+.PHONY: run climb test check format simulate benchmark benchmark-learner engines test-engines clean
 
 run: $(STAMP)
 	$(BIN)/safeladder launch $(CONFIG) $(ARGS)
 
 # Two workers, a file of tests to each at a time, one thread each: whole runs (which stand in tests/ itself) first.
+# The whole ladder; LADDER names another file.
+LADDER ?= launch/ladder/quickstart.yaml
+
+climb: $(STAMP)
+	$(BIN)/safeladder climb $(LADDER) $(ARGS)
+
 test: $(STAMP) node check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 

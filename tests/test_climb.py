@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from running import COMMAND, safeladder
 
+from safeladder.launch import tasks
 from safeladder.launch.cli import main
 from safeladder.launch.events import Tail
 from safeladder.launch.ladder import state as states
@@ -78,6 +79,17 @@ def test_supervised_learning_leaves_a_run_like_any_other_and_lowers_the_loss_of_
     assert [step["step"] for step in steps] == [1, 2]
     assert all(step["loss"] > 0 and step["mismatch"] == 0 and step["samples"] == 2 for step in steps)
     assert steps[0]["tokens"] < sum(len(line) for line in (climbed / RUNGS[0] / "config.yaml").read_text())
+
+
+def test_a_run_with_a_curriculum_plans_before_it_admits_and_hears_what_became_of_its_groups(climbed: Path) -> None:
+    state = json.loads((climbed / RUNGS[2] / "feeder" / "curriculum.json").read_text())
+    admitted = [
+        e for e in Tail(climbed / RUNGS[2] / "logs", "feeder-*.jsonl").read() if e["event"] == "groups.admitted"
+    ]
+    assert len(state["blocks"]) * 4 >= admitted[-1]["cursor"] >= 4
+    trained = (climbed / RUNGS[2] / "learner" / "ledger.jsonl").read_text()
+    ids = [record.id for record in tasks.read(["embedded:ladder"])]
+    assert all(f"-{ids[index]}" in trained for index in state["blocks"][0]["records"])
 
 
 def test_the_end_of_a_climb_is_a_page_a_table_and_a_picture(climbed: Path, tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ keys more:
     from    the rung whose checkpoint this one begins with, `start` for the ladder's own; else the last rung
     gate    what differs from the ladder's gate
 
-Laid over: a key of a section replaces the base's; a pool's keys replace those of the pool of that name, null takes the pool out;
-families of
-the recipe are laid over as a recipe over its base (`recipe_files.py`). Paths of records are as everywhere from the working folder.
+Laid over: a key of a section replaces the base's; a pool's keys replace those of the pool of that name, null takes the pool out; families
+of the recipe are laid over as a recipe over its base (`recipe_files.py`), but a recipe that names a `base` replaces the one below. Paths
+of records are as everywhere from the working folder.
 """
 
 from __future__ import annotations
@@ -147,6 +147,9 @@ def _pools(below: Raw, over: Raw) -> Raw:
 
 
 def _recipe(below: Raw, over: Raw) -> Raw:
+    """One that names a base, null included, takes the place of the recipe below; another is laid over it."""
+    if "base" in over:
+        return over
     under, above = (recipe_files.spelled_out(each.get("families") or {}) for each in (below, over))
     try:
         families = recipe_files.laid_over(under, above, "recipe.families")

@@ -36,6 +36,14 @@ def test_the_quickstart_has_the_five_rungs_and_each_passes_the_check(tmp_path: P
     assert found.stages[3].config("embedded", tmp_path).recipe.families["safety"].terms["format"].qualifies == 1.0
 
 
+def test_the_large_ladder_lacks_nothing_but_its_data_and_devices(tmp_path: Path) -> None:
+    for stage in read(QUICKSTART.with_name("safework.yaml")).stages:
+        config = stage.config("tiny", tmp_path)
+        wrong = {finding.key for finding in check(config) if finding.level == "error"}
+        assert {key for key in wrong if not key.endswith(".device")} <= {"data.tasks[0]", "data.tasks[1]"}, stage.name
+        assert (config.sampling.samples, config.learner.learning_rate) in ((8, 1e-6), (1, 1e-5))
+
+
 def test_a_stage_is_its_base_with_keys_replaced_pools_merged_and_families_laid_over(tmp_path: Path) -> None:
     stage = (
         "base: one.yaml\nlearner: {objective: cpgd}\npools: {searcher: null, generator: {credit: 9}}\n"
