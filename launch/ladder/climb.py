@@ -17,8 +17,9 @@ from typing import Any, TextIO
 import msgspec
 
 from safeladder.launch import run as runs
-from safeladder.launch.check import check, failed
-from safeladder.launch.config import ConfigError, nearest
+from safeladder.launch import summary
+from safeladder.launch.check import check
+from safeladder.launch.config import Config, ConfigError, nearest
 from safeladder.launch.ladder import state as states
 from safeladder.launch.ladder.evaluating import Evaluate, evaluate_policy
 from safeladder.launch.ladder.files import START, Ladder, Stage
@@ -84,12 +85,9 @@ class Climb:
         return self._ladder.stages[names.index(request.first) if request.first else 0 :]
 
     def _prove(self, chosen: list[Stage]) -> None:
-        """Every rung's configuration, before the first begins. Raises ConfigError."""
+        """Every rung's configuration, before the first begins."""
         for stage in chosen:
-            config = stage.config(self._ladder.file.start.model, self.folder)
-            if wrong := [finding for finding in check(config) if finding.level == "error"]:
-                said = "; ".join(f"{finding.key}: {finding.message}" for finding in wrong)
-                raise ConfigError(f"rung {stage.name}: {said}")
+            _prove(stage.name, stage.config(self._ladder.file.start.model, self.folder))
 
     def _opened(self) -> ClimbState:
         """The state so far. Raises ClimbError where the ladder has changed since; its gates and table may, they judge what stands."""
@@ -166,13 +164,12 @@ class Climb:
         else:
             config = stage.config(self._state.model(source), self.folder)
             run = runs.create(config)
-        findings = check(config)
-        if failed(findings):
-            raise ConfigError("; ".join(f"{finding.key}: {finding.message}" for finding in findings))
-        outcome = runs.launch(config, run, self._stream)
-        if outcome.code:
-            self._say(f"the run of {stage.name} ended with {outcome.reason}; `safeladder climb` again goes on with it")
-            return outcome.code
+        if not _is_done(run):  # else the climb died just after the run had ended
+            _prove(stage.name, config)
+            outcome = runs.launch(config, run, self._stream)
+            if outcome.code:
+                self._say(f"the run of {stage.name} ended: {outcome.reason}; `safeladder climb` again goes on with it")
+                return outcome.code
         newest = checkpoint.latest(run.checkpoints)
         if newest is None:
             raise ClimbError(
@@ -207,3 +204,15 @@ class Climb:
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False)
+
+
+def _prove(rung: str, config: Config) -> None:
+    """Raises ConfigError for what `safeladder check` calls an error."""
+    if wrong := [finding for finding in check(config) if finding.level == "error"]:
+        said = "; ".join(f"{finding.key}: {finding.message}" for finding in wrong)
+        raise ConfigError(f"rung {rung}: {said}")
+
+
+def _is_done(run: RunDirectory) -> bool:
+    """Whether a run has come to its end in order."""
+    return run.summary.exists() and summary.load(run)["exit"]["code"] == 0

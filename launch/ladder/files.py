@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from safeladder.launch import recipe_files
 from safeladder.launch.config import EMBEDDED, Config, ConfigError, checked, nearest, parse, typed
-from safeladder.launch.ladder.gate import Gate
+from safeladder.launch.ladder.gate import SIDES, Gate
 from safeladder.launch.sections import Policy
 
 START: Final = "start"
@@ -91,8 +91,22 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Ladder:
             raise ConfigError(
                 f"{path.parent / name}: from: no earlier rung {stage.source!r}{nearest(stage.source, known)}"
             )
+        _check_measures(stage.gate, file.evaluations, f"{path.parent / name}: gate")
         stages.append(stage)
     return Ladder(file, stages)
+
+
+def _check_measures(gate: Gate, evaluations: Mapping[str, Any], where: str) -> None:
+    """Each side of a gate names measures, and each is of an evaluation that the ladder makes."""
+    for side in SIDES:
+        measures: list[str] = getattr(gate, side).measures
+        if not measures:
+            raise ConfigError(f"{where}.{side}.measures: is empty: nothing would say whether the rung kept its {side}")
+        for measure in measures:
+            if (name := measure.partition("/")[0]) not in evaluations:
+                raise ConfigError(
+                    f"{where}.{side}.measures: {measure!r}: no evaluation {name!r}{nearest(name, evaluations)}"
+                )
 
 
 def _stage(path: Path, gate: Raw, settings: Raw) -> Stage:
