@@ -64,10 +64,11 @@ def test_each_rung_begins_with_the_checkpoint_of_the_last(climbed: Path) -> None
 
 def test_every_rung_is_evaluated_before_and_after_and_held_to_its_gate(climbed: Path) -> None:
     climb = states.load(climbed)
-    assert climb.start["main/general/accuracy"].n == 6
+    asked = climb.start["main/general/accuracy"].n
+    assert asked > 0
     for rung in climb.rungs.values():
         assert rung.state == "passed" and rung.gate is not None and set(rung.gate.sides) == {"safety", "capability"}
-        assert rung.measures["main/general/accuracy"].n == 6
+        assert rung.measures["main/general/accuracy"].n == asked
         before = climb.measures(rung.source)["main/general/cut_rate"]
         assert rung.gate.sides["safety"].before.value == pytest.approx(before.value)
 
