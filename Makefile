@@ -13,13 +13,13 @@ ARGS ?=
 run: $(STAMP)
 	$(BIN)/safeladder launch $(CONFIG) $(ARGS)
 
-# Two workers, a file of tests to each at a time, one thread each: whole runs (which stand in tests/ itself) first.
 # The whole ladder; LADDER names another file.
 LADDER ?= launch/ladder/quickstart.yaml
 
 climb: $(STAMP)
 	$(BIN)/safeladder climb $(LADDER) $(ARGS)
 
+# Two workers, a file of tests to each at a time, one thread each: whole runs (which stand in tests/ itself) first.
 test: $(STAMP) node check
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 

@@ -148,9 +148,11 @@ class Deliberation:
         watch: Callable[[Node], None] | None = None,
         asked: Asked | None = None,
         gate: float = 0.0,
+        min_version: int = 0,
     ) -> tuple[Result, str]:
         """The search itself, with the context that weighed it. `watch` is called with each node that was judged. `asked`: what
-        `self.asked` made of this question, for a caller who wants to look at it afterwards. `gate`: a veto above the options' own."""
+        `self.asked` made of this question, for a caller who wants to look at it afterwards. `gate`: a veto above the options' own.
+        `min_version`: the oldest weights that may draw."""
         options, language = self.options, language_of(question.text)
         routed = context.route(question.text)
         weights = options.weights or context.among(routed.weights, set(options.dimensions))
@@ -167,7 +169,7 @@ class Deliberation:
         problem = Problem(asked or self.asked(name, question), question.seed, encode=self._encode)
         result = await strategy.search(
             problem,
-            PoolSampler(caller, options.generator, options.delimiters, question.temperature),
+            PoolSampler(caller, options.generator, options.delimiters, question.temperature, min_version),
             PoolJudge(caller, options.judges, options.dimensions),
             combination=combination,
             budget=budget,

@@ -24,7 +24,7 @@ from safeladder.actors.deliberation import Answered, Deliberation, language_of
 from safeladder.actors.pools import Caller, PoolJudge
 from safeladder.policies.search.base import Judgement, Result
 from safeladder.policies.search.edits.memory import EditMemory, guidance
-from safeladder.policies.search.edits.session import Author, Draft, Edit, EditError, Kind, Session, SessionStep, parted
+from safeladder.policies.search.edits.session import Draft, Edit, EditError, Kind, Session, SessionStep, parted
 from safeladder.policies.search.scoring import SAFETY
 from safeladder.protocol import codec
 from safeladder.protocol import messages as m
@@ -130,9 +130,10 @@ class Interventions:
             if 2 * len(self._encode(text)) > question.max_new_tokens:
                 continue  # at least half of the answer is the policy's
             try:
-                await self.edit(session, work, "insert", None, text, None)
+                made = await self.edit(session, work, "insert", None, text, None)
             except Refused:
                 continue  # what was well with one question need not be with another
+            made.recalled = True
         await self.go_on(session, work)
         self._keep(session)
         return session
@@ -167,8 +168,10 @@ class Interventions:
         return session.apply(draft, scores, time.time())
 
     async def go_on(self, session: Session, work: str) -> Answered:
-        """The policy continues from what stands. Raises EditError where there is no room left, CallError."""
+        """The policy continues from what stands. Raises EditError where it has come to an end or has no room left, CallError."""
         question = session.question
+        if session.state == "answered":
+            raise EditError("the answer is complete: edit a step first")
         room = question.max_new_tokens - len(session.token_ids)
         if room < 1:
             raise EditError(f"the steps that stand have used the {question.max_new_tokens} tokens of an answer")
@@ -188,7 +191,7 @@ class Interventions:
         """The person is content: the edits that led here guide later questions. Raises EditError."""
         fresh = session.accept()
         for edit in fresh:
-            if edit.after:
+            if edit.after and not edit.recalled:
                 self.memory.remember(session.owner, session.id, session.question.text, edit.before, edit.after)
         return fresh
 
@@ -221,20 +224,24 @@ class Interventions:
 
     def _steps(self, session: Session, result: Result) -> list[SessionStep]:
         """The chosen answer in steps; a part that holds several of them is taken apart."""
-        made = []
         delimiters = self._deliberation.options.delimiters
+        made = []
         for node in result.tree.path(result.chosen) if result.chosen else []:
-            parts = parted(node.step.token_ids, self._decode, delimiters) if node.step.own else [node.step.token_ids]
-            at = 0
-            for part in parts:
-                text = node.step.text if len(parts) == 1 else self._decode(part)
-                logprobs, versions = (node.step.logprobs[at : at + len(part)], node.step.versions[at : at + len(part)])
-                author: Author = "policy" if node.step.own else "strategy"
-                scores = dict(node.scores)
+            step, at = node.step, 0
+            for part in parted(step.token_ids, self._decode, delimiters) if step.own else [step.token_ids]:
+                here = slice(at, at := at + len(part))
                 made.append(
-                    SessionStep(session.named(), text, tuple(part), author, scores, logprobs, versions, node.number)
+                    SessionStep(
+                        session.named(),
+                        step.text if len(part) == len(step.token_ids) else self._decode(part),
+                        part,
+                        "policy" if step.own else "strategy",
+                        dict(node.scores),
+                        step.logprobs[here],
+                        step.versions[here],
+                        node.number,
+                    )
                 )
-                at += len(part)
         return made
 
     def _decode(self, token_ids: Any) -> str:

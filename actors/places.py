@@ -110,6 +110,7 @@ class Preparation:
             thought_lengths=self._thought_lengths(completions, kept),
             qualified=earned.qualified,
             images=shown,
+            nodes=np.split(arrays["nodes"], ends) if "nodes" in arrays else None,
         )
         return earned, training
 

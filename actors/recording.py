@@ -28,7 +28,7 @@ class Recorder:
         self._submitted: list[Future[None]] = []
         log.info("record.opened", path=str(path), bytes=self._file.size, cut_bytes=self._file.cut_bytes)
         if self._file.closed:
-            self._end("record.closed", reason=self._file.closed, bytes=self._file.size)
+            self._close(self._file.closed)
 
     def began(self, boot: str, step: int, head: str) -> None:
         """To be called before anything is handed."""
@@ -73,19 +73,25 @@ class Recorder:
             except r.RecordFull:
                 reason = f"run.record_max_bytes, {self._max_bytes} bytes, is reached"
                 self._file.append(r.Closed(reason))
-                self._end("record.closed", reason=reason, bytes=self._file.size)
+                self._close(reason)
         except OSError as error:
-            self._end("record.failed", error=error.strerror or str(error))
+            self._give_up(error)
 
     def _sync(self) -> None:
         if self._file is not None:
             try:
                 self._file.sync()
             except OSError as error:
-                self._end("record.failed", error=error.strerror or str(error))
+                self._give_up(error)
 
-    def _end(self, event: str, **fields: Any) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        self._log.warning(event, **fields)
+    def _close(self, reason: str) -> None:
+        assert self._file is not None
+        self._log.warning("record.closed", reason=reason, bytes=self._file.size)
+        self._file.close()
+        self._file = None
+
+    def _give_up(self, error: OSError) -> None:
+        assert self._file is not None
+        self._log.warning("record.failed", error=error.strerror or str(error))
+        self._file.close()
+        self._file = None

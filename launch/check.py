@@ -144,13 +144,14 @@ def routes(config: Config) -> Findings:
 
 
 def searchers(config: Config) -> Findings:
-    """A searcher on a route makes trajectories: the pools that it calls are there, and none of them waits for it in turn."""
+    """A searcher on a route makes trajectories or trees: the pools that it calls are there, and none of them waits for it in turn."""
     consumers = _consumers(config)
     routed = {queue for family in config.recipe.families.values() for queue in family.route}
     for name, pool in config.pools.items():
         if pool.actor != SEARCHER or not routed & set(pool.queues):
             continue
-        for option in ("generator", "retriever"):
+        needed = ("generator",) if pool.options.get("training") == "tree" else ("generator", "retriever")
+        for option in needed:
             queue = str(pool.options.get(option, option))
             key = f"pools.{name}.options.{option}"
             if queue in pool.queues:
@@ -358,16 +359,13 @@ def _port(bind: str) -> Findings:
 
 
 def sinks(config: Config) -> Findings:
-    for place, name in enumerate(config.watch.sinks):
+    for place, asked in enumerate(config.watch.sinks):
+        name, key = asked.partition("=")[0], f"watch.sinks[{place}]"
         try:
-            kind = sink_class(name)
+            if sink_class(name).LIVE_TARGET is None:
+                yield Finding("error", key, f"{name} is made of a whole run: safeladder export RUN --to {name}")
         except ConfigError as error:
-            yield Finding("error", f"watch.sinks[{place}]", str(error))
-            continue
-        if not kind.LIVE:
-            yield Finding(
-                "error", f"watch.sinks[{place}]", f"{name} is made of a whole run: safeladder export RUN --to {name}"
-            )
+            yield Finding("error", key, str(error))
 
 
 def disk(config: Config) -> Findings:

@@ -375,7 +375,7 @@ def _metrics(chosen: argparse.Namespace) -> int:
     from safeladder.launch.top.once import opened
 
     view = opened(chosen.folder)
-    served = Metrics(view.path.name, f"{chosen.host}:{chosen.port}")
+    served = Metrics(view.path.name, chosen.host, chosen.port)
     feed = Feed(view.path / "logs", [("metrics", served)])
     print(f"metrics of {view.path.name} at http://{chosen.host}:{served.port}/metrics; Ctrl-C ends it", flush=True)
     try:

@@ -112,9 +112,10 @@ class Curriculum:
     # ---------------------------------------------------------------------------------------------------- what happens
 
     def observe(self, position: int, accuracy: float | None, trained: bool) -> None:
-        """What became of the group at a position. A second word about it changes nothing. accuracy: share of its samples that qualified;
-        None:
-        unknown."""
+        """What became of the group at a position; a second word about it changes nothing.
+
+        accuracy: share of its samples that qualified; None: unknown.
+        """
         record = self.record(position) if self._state.blocks and position >= self._state.blocks[0].first else None
         if record is None or position in self._observed:
             return

@@ -228,6 +228,20 @@ ROLES: Final[dict[str, Row]] = {
         "A record's own text stands in the place of samples.",
         {"id": _ID, "own_tokens": "int: to be learned", "tokens": "int: of the completion"},
     ),
+    "group.searched": (
+        "searcher",
+        "The answers of a searched tree go to training.",
+        {
+            "id": _ID,
+            "strategy": "str: that searched",
+            "answers": "int: complete answers, the group's completions",
+            "nodes": "int: steps drawn",
+            "shared": "float: share of the answers' steps that an earlier answer has too",
+            "tokens": "int: drawn",
+            "trained_tokens": "int: the policy's own, in the answers; shared ones count in each",
+            "ended": _REASON,
+        },
+    ),
     "question.answered": (
         "searcher",
         "A question was deliberated on. Further fields: what it has spent.",

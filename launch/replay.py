@@ -12,11 +12,12 @@ weights of each checkpoint that is still there. The same bits are promised on th
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from safeladder.launch.config import Config, ConfigError, Pool, load_resolved
 from safeladder.launch.rundir import RunDirectory
@@ -29,6 +30,9 @@ from safeladder.protocol import record as r
 if TYPE_CHECKING:
     from safeladder.policies.batch import TrainingGroup
     from safeladder.policies.report import StepReport
+
+
+MAX_CHOICES: Final = 64  # of messages for a batch; more than one is rare
 
 
 class ReplayError(RuntimeError):
@@ -45,11 +49,15 @@ class Place:
 
 @dataclass(frozen=True)
 class Step:
-    """A step of the surviving history. mark: None where the record does not have it. messages: work's id -> its message."""
+    """A step of the surviving history. mark: None where the record does not have it.
+
+    messages: work's id -> what the process that made the step was handed of it before, the newest first: a work may come again under
+    another lease while it is being trained, and was perhaps sampled anew meanwhile.
+    """
 
     entry: Entry
     mark: r.Stepped | None
-    messages: dict[str, Place]
+    messages: dict[str, list[Place]]
 
     @property
     def number(self) -> int:
@@ -76,16 +84,18 @@ class Recorded:
         history = Ledger(run.ledger, read_only=True).lineage(state.ledger_head) if state else []
         wanted = {entry.hash: entry for entry in history}
         found: dict[str, Step] = {}
-        newest: dict[str, Place] = {}
+        handed: dict[str, list[Place]] = {}
         size, ended = 0, ""
         for record, length, end in r.read(run.record):
             size = end
             match record:
+                case r.Began():
+                    handed = {}  # a process has what it was handed itself
                 case r.Handed():
-                    newest[_delivered(run.record, record)[0].id] = Place(length, end)
+                    handed.setdefault(_delivered(run.record, record)[0].id, []).insert(0, Place(length, end))
                 case r.Stepped() if record.entry in wanted:
                     entry = wanted[record.entry]
-                    found[entry.hash] = Step(entry, record, {i: newest[i] for i in entry.ids if i in newest})
+                    found[entry.hash] = Step(entry, record, {i: [*handed[i]] for i in entry.ids if i in handed})
                 case r.Closed():
                     ended = record.reason
         if torn := run.record.stat().st_size - size:
@@ -129,7 +139,9 @@ class Replay:
         self.config = load_resolved(run.config)
         torch.set_num_threads(learners_pool(self.config).threads)  # the order of sums depends on it
         self._folder = tempfile.TemporaryDirectory(prefix="safeladder-replay-")
-        self._training = Training(self.config, RunDirectory(Path(self._folder.name)), Ranks.alone())
+        scratch = RunDirectory(Path(self._folder.name))  # without checkpoints: training begins at the beginning
+        scratch.images.symlink_to(run.images)
+        self._training = Training(self.config, scratch, Ranks.alone())
         recipe: Recipe = from_mapping(dataclasses.asdict(self.config.recipe))
         self._preparation = Preparation(self.config, recipe, self._training.tokenizer)
         self.tokenizer = self._training.tokenizer
@@ -171,11 +183,13 @@ class Replay:
             raise ReplayError(f"the record does not have step {step.number} of {len(self.recorded.steps)}{because}")
         if missing := [identity for identity in step.entry.ids if identity not in step.messages]:
             raise ReplayError(f"the record does not have {missing[0]}, which step {step.number} was made of")
-        groups = [self._group(file, step.messages[identity]) for identity in step.entry.ids]
-        if (found := digest([group.training for group in groups])) != step.entry.batch_digest:
-            said = f"its batch has the digest {found} in the record, the ledger has trained {step.entry.batch_digest}"
-            raise ReplayError(f"the record is not of this run, or was changed: step {step.number}, {said}")
-        return groups
+        choices = itertools.product(*(step.messages[identity] for identity in step.entry.ids))
+        for places in itertools.islice(choices, MAX_CHOICES):
+            groups = [self._group(file, place) for place in places]
+            if digest([group.training for group in groups]) == step.entry.batch_digest:
+                return groups
+        said = f"has no batch with the digest {step.entry.batch_digest} for step {step.number}, which the ledger has trained"
+        raise ReplayError(f"the record {said}: it was changed, or is of another run")
 
     def _group(self, file: BinaryIO, place: Place) -> Group:
         try:

@@ -351,7 +351,8 @@ class Logs:
 class Watch:
     """What the launcher makes of the run's events beside its logs (`launch/export/`, docs/exports.md).
 
-    metrics_port: where it answers Prometheus; 0: any free port, which its log tells. sinks: built-in names or "module:Class".
+    metrics_port: where it answers Prometheus; 0: any free port, which its log tells. sinks: built-in names or "module:Class",
+    each with =TARGET behind it where it shall not go to RUN/export/.
     """
 
     metrics_port: int | None = _bounded(None, low=0, high=65535)

@@ -211,7 +211,7 @@ class SessionRoutes:
             raise RequestError(str(error), status=409) from None
 
     def _told(self, session: Session) -> dict[str, Any]:
-        edits = session.edits
+        own = [edit for edit in session.edits if not edit.recalled]
         return {
             "id": session.id,
             "object": "safeladder.session",
@@ -226,8 +226,8 @@ class SessionRoutes:
             "answer": session.answer,
             "note": session.note,
             "accepted": session.accepted,
-            "edits": [dataclasses.asdict(edit) for edit in edits],
-            "mean_distance": round(sum(e.distance for e in edits) / len(edits), 4) if edits else None,
+            "edits": [dataclasses.asdict(edit) for edit in session.edits],
+            "mean_distance": round(sum(edit.distance for edit in own) / len(own), 4) if own else None,
             "tokens": {"standing": len(session.token_ids), "drawn": session.drawn},
         }
 

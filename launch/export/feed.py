@@ -105,12 +105,13 @@ def live_sinks(watch: Watch, run: RunDirectory) -> list[tuple[str, Sink]]:
     if watch.metrics_port is not None:
         from safeladder.launch.export.metrics import Metrics
 
-        served = Metrics(run.path.name, f"{watch.metrics_host}:{watch.metrics_port}")
+        served = Metrics(run.path.name, watch.metrics_host, watch.metrics_port)
         found.append(("metrics", served))
         log.info("sink.opened", sink="metrics", target=f"http://{watch.metrics_host}:{served.port}/metrics")
-    for name in watch.sinks:
+    for asked in watch.sinks:
+        name, _, target = asked.partition("=")
         kind = sink_class(name)
-        target = str(run.path / "export" / kind.DEFAULT)
+        target = target or str(run.path / "export" / (kind.LIVE_TARGET or ""))
         found.append((name, kind(run.path.name, target)))
         log.info("sink.opened", sink=name, target=target)
     return found

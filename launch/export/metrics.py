@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, Final, Literal
+
+import prometheus_client
 
 from safeladder.launch.config import ConfigError
 from safeladder.launch.events import Event, seconds
 from safeladder.launch.export.leases import Leases
-from safeladder.launch.export.sink import needed, numbers
+from safeladder.launch.export.sink import numbers
 
 SECONDS: Final = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0, 1000.0)
 AGES: Final = (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)
@@ -90,24 +92,18 @@ _DOWN: Final = ("process.finished", "process.failed", "process.exited")
 
 
 class Metrics:
-    """A sink (`sink.py`) that keeps the metrics; `serve` answers scrapes from them."""
+    """A sink (`sink.py`) that keeps the metrics and answers scrapes at `/metrics`."""
 
-    LIVE: ClassVar[bool] = True
-    TARGET: ClassVar[str] = "HOST:PORT to listen at, or PORT of the loopback"
-    DEFAULT: ClassVar[str] = ""
-
-    def __init__(self, run: str, target: str) -> None:
-        """Listens from here on. Raises ConfigError where it cannot."""
-        client = needed("prometheus_client", "prometheus")
-        self._registry = client.CollectorRegistry()
-        self._metrics: dict[str, Any] = {metric.name: _made(client, metric, self._registry) for metric in TABLE}
-        client.Info("safeladder_run", "the run", registry=self._registry).info({"run": run})
+    def __init__(self, run: str, host: str, port: int) -> None:
+        """Listens from here on; port 0: any free one. Raises ConfigError where it cannot."""
+        self._registry = prometheus_client.CollectorRegistry()
+        self._metrics: dict[str, Any] = {metric.name: _made(metric, self._registry) for metric in TABLE}
+        prometheus_client.Info("safeladder_run", "the run", registry=self._registry).info({"run": run})
         self._leases = Leases()
-        host, _, port = target.rpartition(":")
         try:
-            self._server, self._thread = client.start_http_server(int(port), host or "127.0.0.1", self._registry)
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"cannot serve metrics at {target!r}: {error}") from None
+            self._server, self._thread = prometheus_client.start_http_server(port, host, self._registry)
+        except OSError as error:
+            raise ConfigError(f"cannot serve metrics at {host}:{port}: {error}") from None
 
     @property
     def port(self) -> int:
@@ -213,11 +209,13 @@ class Metrics:
         return metric.labels(*labels) if labels else metric
 
 
-def _made(client: Any, metric: Metric, registry: Any) -> Any:
+def _made(metric: Metric, registry: Any) -> Any:
     name, meaning = f"safeladder_{metric.name}", metric.meaning
     if metric.kind == "histogram":
-        return client.Histogram(name, meaning, metric.labels, registry=registry, buckets=metric.buckets)
-    return (client.Gauge if metric.kind == "gauge" else client.Counter)(name, meaning, metric.labels, registry=registry)
+        return prometheus_client.Histogram(name, meaning, metric.labels, registry=registry, buckets=metric.buckets)
+    return (prometheus_client.Gauge if metric.kind == "gauge" else prometheus_client.Counter)(
+        name, meaning, metric.labels, registry=registry
+    )
 
 
 def markdown() -> str:

@@ -25,9 +25,7 @@ _INTERNAL, _ERROR = 1, 2  # SpanKind and StatusCode of the protocol
 class OtlpSink:
     """target: a file, or the http(s) address of a collector."""
 
-    LIVE: ClassVar[bool] = True
-    TARGET: ClassVar[str] = "FILE of OTLP JSON lines, or http://COLLECTOR:4318"
-    DEFAULT: ClassVar[str] = "traces.jsonl"
+    LIVE_TARGET: ClassVar[str | None] = "traces.jsonl"
 
     def __init__(self, run: str, target: str) -> None:
         self._traces, self._spans = Traces(run), list[Span]()

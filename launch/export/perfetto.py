@@ -29,9 +29,7 @@ _CATEGORY: Final = "lease"
 class PerfettoSink:
     """target: the file."""
 
-    LIVE: ClassVar[bool] = False
-    TARGET: ClassVar[str] = "FILE, such as trace.json"
-    DEFAULT: ClassVar[str] = "trace.json"
+    LIVE_TARGET: ClassVar[str | None] = None
 
     def __init__(self, run: str, target: str) -> None:
         try:

@@ -26,23 +26,25 @@ class SinkError(RuntimeError):
 
 
 class Sink(Protocol):
-    """LIVE: makes sense while the run goes on. TARGET: what `target` is, for the user; DEFAULT: of a live run, in its folder."""
-
-    LIVE: ClassVar[bool]
-    TARGET: ClassVar[str]
-    DEFAULT: ClassVar[str]
-
-    def __init__(self, run: str, target: str) -> None:
-        """run: its name. Raises ConfigError where the target cannot be used, or what the sink needs is not installed."""
+    """Takes events."""
 
     def take(self, event: Event) -> None:
         """A line of a log, decoded (`docs/events.md`); of an event that it does not know, a sink does nothing. Raises SinkError."""
 
     def close(self) -> None:
-        """All that was taken is where it belongs when this returns."""
+        """All that was taken is where it belongs when this returns. Raises SinkError."""
 
 
-def sink_class(name: str) -> type[Sink]:
+class NamedSink(Sink, Protocol):
+    """One that a user can ask for. LIVE_TARGET: where under RUN/export/ it goes in a live run; None: it makes sense afterwards only."""
+
+    LIVE_TARGET: ClassVar[str | None]
+
+    def __init__(self, run: str, target: str) -> None:
+        """run: its name. Raises ConfigError where the target cannot be used, or what the sink needs is not installed."""
+
+
+def sink_class(name: str) -> type[NamedSink]:
     """A built-in name or `module:Class`. Raises ConfigError saying what could not be found."""
     module_name, _, class_name = BUILT_IN.get(name, name).partition(":")
     if not class_name:
@@ -51,9 +53,9 @@ def sink_class(name: str) -> type[Sink]:
         kind: Any = getattr(importlib.import_module(module_name), class_name, None)
     except ImportError as error:
         raise ConfigError(f"sink {name!r}: cannot import {module_name}: {error}") from error
-    if not all(hasattr(kind, part) for part in ("LIVE", "TARGET", "DEFAULT", "take", "close")):
-        raise ConfigError(f"sink {name!r}: {class_name} of {module_name} is no safeladder.launch.export.sink.Sink")
-    found: type[Sink] = kind
+    if not all(hasattr(kind, part) for part in ("LIVE_TARGET", "take", "close")):
+        raise ConfigError(f"sink {name!r}: {class_name} of {module_name} is no safeladder.launch.export.sink.NamedSink")
+    found: type[NamedSink] = kind
     return found
 
 

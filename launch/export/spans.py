@@ -20,6 +20,7 @@ from safeladder.launch.export.leases import Lease, Leases
 
 Value = str | int | float | bool
 MAX_OPEN: Final = 100_000  # works whose end has not been told; beyond that the oldest trace is given as it is
+CLOCKS_S: Final = 0.01
 _RETURNED: Final = ("returned", "died", "lost")
 _TOLD: Final = ("group.generated", "group.judged", "group.trained", "group.dropped")
 
@@ -76,7 +77,7 @@ class Traces:
             for lease, begins in self._leases.take(event):
                 if begins:
                     self._work(lease.id).leases.append(lease)
-                elif lease.closes:
+                elif lease.closes and lease.id in self._works:
                     yield self._trace(lease.id)
             if len(self._works) > MAX_OPEN:
                 yield self._trace(next(iter(self._works)))
@@ -101,57 +102,53 @@ class Traces:
         return self._works.setdefault(identity, _Work())
 
     def _trace(self, identity: str) -> list[Span]:
-        work = self._works.pop(identity)
-        trace = trace_id(self._run, identity)
-        times = [seconds(event) for event in work.events]
-        begin = min([lease.waited_from for lease in work.leases] + times)
-        end = max([max(lease.begin, lease.end) for lease in work.leases] + times)
-        outcome = work.leases[-1].ended if work.leases else ""
-        root = Span(
-            trace,
-            _span_id(trace, 0),
-            "",
-            "work",
-            begin,
-            end,
-            {"safeladder.work": identity, "safeladder.run": self._run},
+        return _spans(self._run, identity, self._works.pop(identity))
+
+
+def _spans(run: str, identity: str, work: _Work) -> list[Span]:
+    """The root first."""
+    times = [seconds(event) for event in work.events]
+    begin = min([lease.waited_from for lease in work.leases] + times)
+    end = max([max(lease.begin, lease.end) for lease in work.leases] + times)
+    trace = trace_id(run, identity)
+    spans: list[Span] = []
+
+    def add(name: str, begin: float, end: float, **attributes: Value) -> Span:
+        named = {f"safeladder.{key}": value for key, value in attributes.items()}
+        place = hashlib.blake2b(f"{trace}/{len(spans)}".encode(), digest_size=8).hexdigest()
+        span = Span(trace, place, spans[0].id if spans else "", name, begin, end, named)
+        spans.append(span)
+        return span
+
+    last = work.leases[-1] if work.leases else None
+    root = add("work", begin, end, work=identity, run=run, outcome=(last and last.ended) or "under way")
+    root.error = last.reason if last and last.ended == "died" else ""
+    told = [(event, _stay(work.leases, event)) for event in work.events]
+    for lease in work.leases:
+        add(f"wait {lease.queue}", lease.waited_from, lease.begin, queue=lease.queue)
+        until, ended = (lease.end, lease.ended) if lease.ended else (end, "held")
+        where = {"queue": lease.queue, "process": lease.process, "ended": ended}
+        stay = add(lease.queue, lease.begin, until, attempt=lease.attempt, **where)
+        stay.error = (lease.reason or lease.ended) if lease.ended in _RETURNED else ""
+        stay.moments = [moment for event, there in told if there is lease for moment in _moments(event)]
+    for event, since, until in work.steps:
+        step = add(
+            f"step {event['step']}", since, until, **{key: event[key] for key in ("step", "published", "staleness")}
         )
-        root.attributes["safeladder.outcome"] = outcome or "under way"
-        spans = [root]
-
-        def add(name: str, begin: float, end: float, attributes: Mapping[str, Value], error: str = "") -> Span:
-            attributes = {f"safeladder.{key}": value for key, value in attributes.items()}
-            span = Span(trace, _span_id(trace, len(spans)), root.id, name, begin, end, attributes, [], error)
-            spans.append(span)
-            return span
-
-        for lease in work.leases:
-            add(f"wait {lease.queue}", lease.waited_from, lease.begin, {"queue": lease.queue})
-            there: dict[str, Value] = {"queue": lease.queue, "process": lease.process, "attempt": lease.attempt}
-            there["ended"] = lease.ended or "held"
-            error = (lease.reason or lease.ended) if lease.ended in _RETURNED else ""
-            stay = add(lease.queue, lease.begin, lease.end if lease.ended else end, there, error)
-            stay.moments = [moment for event in work.events for moment in _moments(event, lease)]
-        for trained, since, until in work.steps:
-            about = {key: trained[key] for key in ("step", "published", "staleness")}
-            step = add(f"step {trained['step']}", since, until, about)
-            step.moments = list(_reckoned(trained, seconds(trained)))
-        root.error = work.leases[-1].reason if outcome == "died" else ""
-        return spans
+        step.moments = list(_reckoned(event))
+    return spans
 
 
-def _span_id(trace: str, place: int) -> str:
-    return hashlib.blake2b(f"{trace}/{place}".encode(), digest_size=8).hexdigest()
+def _stay(leases: list[Lease], event: Event) -> Lease | None:
+    """During which stay of the work a process said this: the newest with it, by clocks that may differ a little."""
+    with_it = [lease for lease in leases if lease.process == f"{event['role']}/{event['replica']}"]
+    begun = [lease for lease in with_it if lease.begin <= seconds(event) + CLOCKS_S]
+    return next(reversed(begun or with_it), None)
 
 
-def _moments(event: Event, lease: Lease) -> Iterator[Moment]:
+def _moments(event: Event) -> Iterator[Moment]:
     """What a process said of the work while it had it."""
     at = seconds(event)
-    if (
-        lease.process != f"{event['role']}/{event['replica']}"
-        or not lease.begin <= at + 0.001 <= (lease.end or at) + 1.0
-    ):
-        return
     if event["event"] == "group.generated":
         for sample, (length, finish) in enumerate(zip(event["lengths"], event["finishes"], strict=False)):
             yield _moment(at, "sample", sample=sample, tokens=length, finish=finish)
@@ -171,7 +168,8 @@ def _verdicts(at: float, verifier: str, columns: Mapping[str, list[Any]]) -> Ite
         yield _moment(at, "verdict", **{"verifier": verifier, "sample": row, **said})
 
 
-def _reckoned(trained: Event, at: float) -> Iterator[Moment]:
+def _reckoned(trained: Event) -> Iterator[Moment]:
+    at = seconds(trained)
     columns = {
         "reward": "rewards",
         "advantage": "advantages",

@@ -12,9 +12,7 @@ from safeladder.launch.export.sink import needed
 class TensorBoardSink:
     """target: a folder for `tensorboard --logdir`. A step that is made again after a roll-back stands there twice."""
 
-    LIVE: ClassVar[bool] = True
-    TARGET: ClassVar[str] = "FOLDER for `tensorboard --logdir`"
-    DEFAULT: ClassVar[str] = "tensorboard"
+    LIVE_TARGET: ClassVar[str | None] = "tensorboard"
 
     def __init__(self, run: str, target: str) -> None:
         summary = needed("tensorboard.summary", "tensorboard")

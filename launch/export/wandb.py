@@ -16,12 +16,10 @@ from safeladder.launch.export.sink import needed
 class WandbSink:
     """target: a folder, which gets `wandb/offline-run-...`. A step that is made again after a roll-back keeps its first figures."""
 
-    LIVE: ClassVar[bool] = True
-    TARGET: ClassVar[str] = "FOLDER for `wandb sync`"
-    DEFAULT: ClassVar[str] = "."
+    LIVE_TARGET: ClassVar[str | None] = "."
 
     def __init__(self, run: str, target: str) -> None:
-        wandb = needed("wandb", "wandb")
+        self._wandb = wandb = needed("wandb", "wandb")
         Path(target).mkdir(parents=True, exist_ok=True)
         settings = wandb.Settings(
             console="off", silent=True, x_disable_stats=True, x_disable_meta=True, disable_git=True
@@ -35,3 +33,4 @@ class WandbSink:
 
     def close(self) -> None:
         self._run.finish()
+        self._wandb.teardown()  # its own process writes the rest of the file as it ends

@@ -149,7 +149,7 @@ def read_measures(name: str, suites: Mapping[str, Any]) -> dict[str, Estimate]:
     found = {}
     for suite, measures in suites.items():
         for measure, entry in measures.items():
-            values = [entry.get(key) for key in ("value", "low", "high")]
-            if all(isinstance(value, int | float) for value in values):
-                found[f"{name}/{suite}/{measure}"] = Estimate(*map(float, values), n=int(entry.get("n") or 0))
+            value, low, high = (entry.get(key) for key in ("value", "low", "high"))
+            if all(isinstance(number, int | float) for number in (value, low, high)):
+                found[f"{name}/{suite}/{measure}"] = Estimate(value, low, high, int(entry.get("n") or 0))
     return found

@@ -53,7 +53,7 @@ class Told(Struct, array_like=True):
 class Digest(Struct):
     """bytes, lines: of the block; unreadable: lines not of the shape that their name promises.
 
-    did: process -> rows of `ProcessView.did_all`. depths, credits, leases: queue or process -> pairs of `Changes.set_all`.
+    did: process -> rows of `ProcessView.did_all`. depths, credits, leases, versions: queue or process -> pairs of `Changes.set_all`.
     queues: process -> what it works on. dead: as the hub said last. span: first and last time at which the hub told its state.
     """
 
@@ -66,6 +66,7 @@ class Digest(Struct):
     depths: dict[str, bytes] = {}
     credits: dict[str, bytes] = {}
     leases: dict[str, bytes] = {}
+    versions: dict[str, bytes] = {}
     queues: dict[str, list[str]] = {}
     dead: int | None = None
     span: tuple[float, float] | None = None
@@ -98,6 +99,7 @@ class Digester:
         self._wanted, self._stride = frozenset(wanted), stride
         self._reduced: dict[bytes, tuple[Callable[[bytes], Any], Callable[[Any], None]]] = {
             b"group.generated": (records.decoder(records.Generated), self._generated),
+            b"weights.loaded": (records.decoder(records.Loaded), self._loaded),
             b"work.handled": (records.decoder(records.Handled), self._handled),
             b"work.hops": (records.decoder(records.Hops), self._hops),
         }
@@ -107,7 +109,7 @@ class Digester:
         """block: whole lines. bar: of groups that are sampled, those whose hash is not below it are left out."""
         self._did: dict[str, array[float]] = {}
         self._slowest: list[Slow] = []
-        self._depths, self._credits, self._leases = Changed(), Changed(), Changed()
+        self._depths, self._credits, self._leases, self._versions = Changed(), Changed(), Changed(), Changed()
         lines = block.split(b"\n")[:-1]
         found = self._found = Digest(len(block), len(lines), told=[], queues={})
         wanted, reduced = self._wanted, self._reduced
@@ -141,16 +143,15 @@ class Digester:
                 found.unreadable += 1
         found.did = {name: rows.tobytes() for name, rows in self._did.items()}
         found.slowest = self._slowest
-        found.depths, found.credits, found.leases = (
-            changed.pairs() for changed in (self._depths, self._credits, self._leases)
-        )
+        found.depths, found.credits = self._depths.pairs(), self._credits.pairs()
+        found.leases, found.versions = self._leases.pairs(), self._versions.pairs()
         return found
 
-    def _work(self, process: str, code: int, begin: float, end: float, tokens: float) -> None:
+    def _work(self, process: str, code: int, begin: float, end: float, tokens: float, works: float = 1.0) -> None:
         rows = self._did.get(process)
         if rows is None:
             rows = self._did[process] = array("d")
-        rows.extend((code, begin, end, tokens, 1.0))
+        rows.extend((code, begin, end, tokens, works))
 
     def _generated(self, group: records.Generated) -> None:
         at, seconds, slowest = group.at, group.seconds, self._slowest
@@ -159,6 +160,13 @@ class Digester:
             keep_slowest(
                 slowest, Slow(seconds, group.id, group.tokens, at, group.process, min(group.versions, default=None))
             )
+
+    def _loaded(self, loaded: records.Loaded) -> None:
+        at, process = loaded.at, loaded.process
+        if loaded.version is not None:
+            self._versions.set(process, at, loaded.version)
+        if loaded.seconds:
+            self._work(process, CODES["loading weights"], at - loaded.seconds, at, 0.0, 0.0)
 
     def _handled(self, work: records.Handled) -> None:
         process = work.process

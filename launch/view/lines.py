@@ -44,7 +44,10 @@ class Lines:
         """How much has been written since it was read."""
         total = 0
         for path in files(self._folder):
-            status = path.stat()
+            try:
+                status = path.stat()
+            except FileNotFoundError:  # rotated away since it was listed
+                continue
             known = self._offsets.get((status.st_dev, status.st_ino), 0)
             total += status.st_size - known if known <= status.st_size else status.st_size
         return total

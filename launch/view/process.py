@@ -68,7 +68,9 @@ class ProcessView:
 
     def did(self, activity: str, begin: float, end: float, tokens: float = 0.0, works: float = 0.0) -> None:
         """A stretch of an activity, and what came of it. Several at a time count once."""
-        self.did_all(array("d", (CODES[activity], begin, end, tokens, works)).tobytes())
+        self._fresh.extend((CODES[activity], begin, end, tokens, works))
+        if len(self._fresh) >= 5 * BATCH:
+            self._settle()
 
     def did_all(self, rows: bytes) -> None:
         """float64 [n, 5]: code of the activity, begin, end, tokens, works."""

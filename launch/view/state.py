@@ -96,6 +96,8 @@ class RunView:
         self._take_status(digest)
         for name, rows in digest.did.items():
             self.process(name).did_all(rows)
+        for name, pairs in digest.versions.items():
+            self.process(name).version.set_all(pairs)
         for row in digest.slowest:
             keep_slowest(self._slowest, row)
 
@@ -158,7 +160,6 @@ class RunView:
         change, loaded, run = (records.decoder(kind) for kind in (records.Change, records.Loaded, records.RunChange))
         found: dict[bytes, Handler] = {
             b"step.completed": (records.decoder(records.Step), self._step),
-            b"weights.loaded": (loaded, self._loaded),
             b"engine.started": (loaded, self._loaded),
             b"learner.ready": (loaded, self._loaded),
             b"checkpoint.committed": (records.decoder(records.Saved), self._saved),

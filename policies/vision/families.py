@@ -70,7 +70,8 @@ class QwenVL(Family):
 
     @staticmethod
     def tokens(image_processor: Any, config: Any, width: int, height: int) -> int:
-        return int(image_processor.get_number_of_image_patches(height, width, {})) // image_processor.merge_size**2
+        patches: int = image_processor.get_number_of_image_patches(height, width, {})
+        return patches // int(image_processor.merge_size) ** 2
 
     @staticmethod
     def positions(picture: Picture, start: int) -> tuple[list[list[int]], int]:

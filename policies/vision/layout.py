@@ -79,10 +79,11 @@ class Layout:
     def blank(self) -> list[int]:
         """A row of one image that teaches nothing, for a forward without images on one rank of several, while on another the tower is
         trained: the gradients of both are added up, so that each must have all of them. Empty where none is needed."""
+        config = self._model.config
         if self._family is None or not torch.is_grad_enabled() or not isinstance(self._model, FSDPModule):
             return []
         if not any(parameter.requires_grad for module in tower(self._model) for parameter in module.parameters()):
             return []
-        picture = self._family.blank(self._model.config)
+        picture = self._family.blank(config)
         self._pictures[picture.name] = picture
         return [picture.name] * picture.tokens

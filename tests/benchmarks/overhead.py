@@ -1,6 +1,6 @@
 """What logs, the launcher's watch over them and the record cost a step: the table of docs/monitor.md.
 
-    python tests/benchmarks/overhead.py --model tiny --steps 400 --block 4
+    python tests/benchmarks/overhead.py --model tiny --steps 600 --block 2
     python tests/benchmarks/overhead.py --model embedded --steps 16 --block 1
 
 One run of real processes, in which logging and recording are on in half of the blocks of steps and off in the other half. Said are the
@@ -11,6 +11,7 @@ others use is a coarse measure, the processor time of the blocks that are on tha
 from __future__ import annotations
 
 import argparse
+import atexit
 import os
 import random
 import sys
@@ -22,7 +23,7 @@ from statistics import fmean
 HERE = Path(__file__).parent
 SWITCHED = HERE / "switched"
 TINY = HERE.parent / "tiny.yaml"
-WARM_BLOCKS = 4  # left out: caches, and processes that are still starting
+WARM_BLOCKS = 2  # left out: caches, and processes that are still starting
 RESAMPLES = 10_000
 PROBED = ("calls_s", "writing_s", "lines")
 
@@ -48,7 +49,7 @@ def main() -> None:
 
 def launch(model: str, folder: Path, steps: int, block: int) -> float:
     """Makes the run, with this process as its launcher. Returns the processor time of the watch over the logs."""
-    import switched_logging  # noqa: F401 - this process is switched too
+    import switched_logging  # this process is switched too
 
     from safeladder.launch import run as runs
     from safeladder.launch.config import load
@@ -70,6 +71,7 @@ def launch(model: str, folder: Path, steps: int, block: int) -> float:
             "run.name=run",
             "run.record=true",
             f"learner.steps={steps}",
+            "learner.learning_rate=1e-9",  # the same policy in all blocks, so that its answers do not become longer or shorter
             "learner.checkpoint_every=1000000",  # a checkpoint would stand in one block and not in the other
             "pools.learner.credit=100000",
             "pools.learner.actor='switching_learner:SwitchingLearner'",
@@ -78,6 +80,8 @@ def launch(model: str, folder: Path, steps: int, block: int) -> float:
     )
     outcome = runs.launch(config, runs.create(config), sys.stderr)
     assert outcome.code == 0, outcome.reason
+    switched_logging.report()
+    atexit.unregister(switched_logging.report)
     return sum(looks)
 
 

@@ -133,7 +133,7 @@ def test_what_was_accepted_guides_a_similar_question_of_the_same_owner_and_is_ex
     similar = [{"role": "user", "content": "Which fruits make the best salad of three?"}]
     guided = begun(ada, messages=similar, max_tokens=400)
     assert guided["steps"][0]["author"] == "user" and "Apples, pears and plums." in guided["steps"][0]["text"]
-    assert guided["edits"][0]["kind"] == "insert"
+    assert guided["edits"][0]["recalled"] and guided["mean_distance"] is None, "no edit of now"
     assert begun(Client(served, "open", {}), messages=similar, max_tokens=400)["steps"][0]["author"] == "policy", (
         "another owner's"
     )
@@ -167,6 +167,7 @@ def test_a_session_can_be_opened_on_a_search_that_was_made_before(ada: Client, s
         ("", {"request": "never"}, 404, "is kept here"),
         ("", {"request": 3}, 400, "Expected `str`"),
         ("/nobody/edits", {"kind": "delete", "step": "s1"}, 404, "no session"),
+        ("/{id}/continue", {}, 400, "edit a step first"),
         ("/{id}/edits", {"kind": "colour", "step": "s1"}, 400, "colour"),
         ("/{id}/edits", {"kind": "delete"}, 400, "names the step"),
         ("/{id}/edits", {"kind": "delete", "step": "s99"}, 400, "no step 's99'"),

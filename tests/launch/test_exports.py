@@ -310,7 +310,7 @@ def scraped(run: Path) -> Iterator[dict[str, float]]:
     from safeladder.launch.export.metrics import Metrics
 
     assert client
-    metrics = Metrics("run", "127.0.0.1:0")
+    metrics = Metrics("run", "127.0.0.1", 0)
     for event in events():
         metrics.take(event)
     with urlopen(f"http://127.0.0.1:{metrics.port}/metrics", timeout=DEADLINE_S) as answer:
@@ -400,9 +400,7 @@ def records_of(store: bytes) -> Iterator[bytes]:
 class Kept:
     """A user's own sink."""
 
-    LIVE: ClassVar[bool] = True
-    TARGET: ClassVar[str] = "nothing"
-    DEFAULT: ClassVar[str] = "kept"
+    LIVE_TARGET: ClassVar[str | None] = "kept"
 
     def __init__(self, run: str, target: str) -> None:
         self.seen: list[tuple[str, int]] = []
@@ -441,10 +439,11 @@ def test_a_sink_that_fails_is_left_out_and_told_of_while_the_others_get_every_li
 
 def test_a_check_names_a_sink_that_cannot_be_and_finds_a_users_own() -> None:
     config = load(
-        ROOT / "tests" / "tiny.yaml", ["watch.sinks=[tensorbord,perfetto,test_exports:Kept,test_exports:START]"]
+        ROOT / "tests" / "tiny.yaml",
+        ["watch.sinks=[tensorbord,perfetto,'otlp=http://collector:4318',test_exports:Kept,test_exports:START]"],
     )
     said = [(finding.key, finding.message) for finding in sinks(config)]
-    assert [key for key, _ in said] == ["watch.sinks[0]", "watch.sinks[1]", "watch.sinks[3]"]
+    assert [key for key, _ in said] == ["watch.sinks[0]", "watch.sinks[1]", "watch.sinks[4]"]
     assert (
         "did you mean 'tensorboard'" in said[0][1]
         and "export RUN --to perfetto" in said[1][1]

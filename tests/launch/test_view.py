@@ -98,11 +98,11 @@ def test_no_line_whatever_it_holds_stops_the_reader(
 
 
 def test_lines_that_nobody_asked_for_are_not_passed_on() -> None:
-    quiet, asked = line(1, "groups.admitted", count=4), line(2, "weights.loaded", version=1)
-    debug, loud = line(3, "weights.loaded", level="debug", version=2), line(4, "something.odd", level="warning")
-    found = Digester({b"weights.loaded"}).digest(quiet + asked + debug + loud)
+    quiet, asked = line(1, "groups.admitted", count=4), line(2, "engine.started", version=1)
+    debug, loud = line(3, "engine.started", level="debug", version=2), line(4, "something.odd", level="warning")
+    found = Digester({b"engine.started"}).digest(quiet + asked + debug + loud)
     assert [(told.event, told.line + b"\n", told.loud) for told in found.told] == [
-        (b"weights.loaded", asked, False), (b"weights.loaded", debug, False), (b"", loud, True)
+        (b"engine.started", asked, False), (b"engine.started", debug, False), (b"", loud, True)
     ]  # fmt: skip
     assert found.lines == 4
 

@@ -239,6 +239,29 @@ def test_adapters_leave_a_frozen_tower_alone(twin: Twin) -> None:
     assert len(adapted) == 2 * 7 and not any(id(layer) in seen for layer in adapted.values())
 
 
+def test_a_rank_without_images_gives_its_tower_a_gradient_of_zero_and_changes_no_other(
+    twin: Twin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Gradients are added up over ranks: where one has the tower's and another has none, they would not fit together."""
+    pair = (twin.ids("Nothing to see."), [60, 61, 62])
+
+    def gradients() -> tuple[torch.Tensor, dict[str, torch.Tensor | None]]:
+        model, _ = models.load(twin.folder)
+        (logprobs,) = completion_logprobs(model, [pair])
+        logprobs.sum().backward()
+        return logprobs.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}
+
+    alone, expected = gradients()
+    monkeypatch.setattr("safeladder.policies.vision.layout.FSDPModule", torch.nn.Module)  # as if it were sharded
+    shared, found = gradients()
+    unseen = [name for name, gradient in expected.items() if gradient is None]
+    assert unseen and all(gradient is not None for gradient in found.values())
+    assert all(not found[name].any() for name in unseen)  # type: ignore[union-attr]
+    assert torch.allclose(alone, shared, atol=TOLERANCE)
+    for name, gradient in expected.items():
+        assert gradient is None or torch.allclose(gradient, found[name], atol=TOLERANCE), name
+
+
 def test_a_sampled_image_token_is_scored_in_training_as_it_was_in_generation(twin: Twin) -> None:
     ids, image = twin.ids("What is this?", LONG), twin.processor.token_id
     completion = [50, image, 51, 52]

@@ -68,6 +68,7 @@ class Edit:
     """One line of the edit log. `distance` is normalised, `characters` is not. What follows `scores` is known once the policy has gone on.
 
     `before` and `after` are empty for what was inserted and deleted. `at`: seconds since the epoch. `gate`: the lowest safety from then on.
+    `recalled`: no person made it now, it repeats one that was accepted earlier.
     """
 
     number: int
@@ -85,6 +86,7 @@ class Edit:
     carried: float | None = None
     style: float | None = None
     accepted: bool = False
+    recalled: bool = False
 
 
 @dataclass(frozen=True, slots=True)
