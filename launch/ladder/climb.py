@@ -12,7 +12,7 @@ import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import msgspec
 
@@ -27,7 +27,6 @@ from safeladder.launch.ladder.gate import judge
 from safeladder.launch.ladder.pages import write
 from safeladder.launch.ladder.state import ClimbState, RungState
 from safeladder.launch.rundir import RunDirectory
-from safeladder.launch.sections import Policy
 from safeladder.launch.terminal import console
 from safeladder.policies import checkpoint
 
@@ -65,7 +64,6 @@ class Climb:
         self.folder.mkdir(parents=True, exist_ok=True)
         with runs.locked(RunDirectory(self.folder)):
             self._state = self._opened()
-            self._begin(chosen[0])
             code = EXIT_DONE
             for number, stage in enumerate(chosen, 1):
                 if code := self._rung(stage, number, len(chosen), request.go_on):
@@ -106,32 +104,19 @@ class Climb:
         state.safety, state.capability = file.gate.safety.measures, file.gate.capability.measures
         return state
 
-    def _begin(self, first: Stage) -> None:
-        """The evaluation of what the climb begins with."""
-        source = self._source(first)
-        if source == START and not self._state.start:
-            self._say("evaluating the start")
-            begun = time.monotonic()
-            self._state.start = self._evaluated(START, self._state.start_model, self._ladder.file.start)
-            self._state.start_s = round(time.monotonic() - begun, 1)
-        self._save()
-
     # -------------------------------------------------------------------------------------------------------- rungs
 
     def _rung(self, stage: Stage, number: int, count: int, go_on: bool) -> int:
         """Brings one rung to a verdict. The exit code that ends the climb, or 0."""
         source = self._source(stage)
         self._say(f"rung {number} of {count}: {stage.name}, from {source}")
+        self._measure(source)
+        before = self._state.measures(source)
+        judge(stage.gate, before, before)  # a measure that is missing is told before hours of training
         if stage.name not in self._state.rungs and (code := self._train(stage, source)):
             return code
+        self._measure(stage.name)
         rung = self._state.rungs[stage.name]
-        if not rung.measures:
-            begun = time.monotonic()
-            policy = stage.config(rung.model, self.folder).policy
-            rung.measures = self._evaluated(stage.name, rung.model, policy)
-            rung.evaluate_s = round(time.monotonic() - begun, 1)
-            self._save()
-        before = self._state.measures(rung.source)
         rung.gate = judge(stage.gate, before, rung.measures)
         go_on = go_on or stage.gate.on_failure == "go_on"
         rung.state, rung.went_on = ("passed", False) if rung.gate.holds else ("failed", go_on)
@@ -185,14 +170,20 @@ class Climb:
         self._save()
         return 0
 
-    def _evaluated(self, name: str, model: str, policy: Policy) -> dict[str, Any]:
-        """All evaluations of one policy. What an interrupted one has answered is not asked again."""
-        found: dict[str, Any] = {}
+    def _measure(self, name: str) -> None:
+        """Evaluates the start or a rung, unless that stands. What an interrupted evaluation has answered is not asked again."""
+        if self._state.measures(name):
+            return
+        model, policy = self._state.model(name), self._ladder.file.start
+        if name != START:
+            policy = next(s for s in self._ladder.stages if s.name == name).config(model, self.folder).policy
+        begun, found = time.monotonic(), {}
         for evaluation, settings in self._ladder.file.evaluations.items():
             self._say(f"  evaluation {evaluation} of {name}")
             out = self.folder / "evaluations" / f"{name}-{evaluation}"
             found |= self._evaluate(evaluation, settings, model, policy, out, self._stream)
-        return found
+        self._state.measured(name, found, round(time.monotonic() - begun, 1))
+        self._save()
 
     def _report(self) -> None:
         """The page, the table and the picture, also of a climb that stopped."""

@@ -62,6 +62,13 @@ class ClimbState(Struct):
     def measures(self, name: str) -> dict[str, Estimate]:
         return self.rungs[name].measures if name in self.rungs else self.start
 
+    def measured(self, name: str, found: dict[str, Estimate], seconds: float) -> None:
+        """Keeps what an evaluation found."""
+        if name in self.rungs:
+            self.rungs[name].measures, self.rungs[name].evaluate_s = found, seconds
+        else:
+            self.start, self.start_s = found, seconds
+
 
 def is_climb(folder: Path) -> bool:
     return (folder / FILE).is_file()
