@@ -166,7 +166,8 @@ class Curriculum:
 
     def _drawn(self, family: str, count: int) -> list[int]:
         """The next records of a family that are in the pool, or are tried again; any, where a whole turn had none."""
-        pool, taken, passed = self._pools[family], [], 0
+        pool, passed = self._pools[family], 0
+        taken: list[int] = []
         while len(taken) < count:
             turn, offset = divmod(self._state.cursors.get(family, 0), len(pool))
             index = self._turn(family, turn)[offset]
