@@ -1,5 +1,4 @@
-"""A teacher: whoever `safeladder evaluate` can ask, on an engine here or behind an OpenAI-compatible address, asked for thoughts and
-answers."""
+"""A teacher: whoever `safeladder evaluate` can ask, here or behind an OpenAI-compatible address, asked for thoughts and answers."""
 
 from __future__ import annotations
 

@@ -33,12 +33,10 @@ Raw = dict[str, Any]
 
 @dataclass
 class LadderFile:
-    """rungs: stage files, from the ladder's folder. start: the policy that the first rung begins with, and how it is asked when it is
-    evaluated.
+    """rungs: stage files, from the ladder's folder. start: the policy that the first rung begins with, and how it is asked.
 
     settings: keys of a cluster file laid over every rung. evaluations: name -> settings of `safeladder evaluate`, without its policy.
-    table: column of
-    the table of rungs -> the measure in it.
+    table: column of the table of rungs -> the measure in it.
     """
 
     name: str = ""

@@ -22,10 +22,9 @@ Standing = Literal["trained", "passed", "failed"]
 
 
 class RungState(Struct):
-    """source: the rung before it, or `start`. model: the checkpoint that it ends with. trained: then `measures` are to come.
+    """source: the rung before it, or `start`. model: the checkpoint that it ends with. measures: empty until it is evaluated.
 
-    went_on: the gate failed, and the climb went on as it was told to. train_s, evaluate_s: wall-clock seconds, of the last process that
-    did it.
+    went_on: the gate failed, and the climb went on as it was told to. train_s, evaluate_s: wall-clock seconds of the process that did it.
     """
 
     name: str
