@@ -68,7 +68,7 @@ def evaluate(settings: Settings, stream: TextIO | None = None) -> Report:
     for one that does not start. What fails for a record alone is counted.
     """
     stream = stream or sys.stderr
-    works = _chosen(settings)
+    works = works_of(settings)
     folder = Path(settings.out).expanduser() if settings.out else None
     roles = sorted({role for work in works for task in work.tasks for role in work.suite.roles(task.record)})
     judges = Judges(settings, roles)
@@ -103,8 +103,8 @@ def _made(folder: Path | None) -> bool:
 # -------------------------------------------------------------------------------------------------------- choosing
 
 
-def _chosen(settings: Settings) -> list[Work]:
-    """Suites with their tasks. Without names: all that find a record. Raises ConfigError where a named one finds none."""
+def works_of(settings: Settings) -> list[Work]:
+    """The suites of an evaluation with their tasks. Without names: all that find a record. ConfigError where a named one finds none."""
     records = _records(settings)
     names = settings.suites or list(SUITES)
     suites = [*create(names, settings), *benchmarks.suites(settings)]
