@@ -74,14 +74,16 @@ def evaluate(settings: Settings, stream: TextIO | None = None) -> Report:
     judges = Judges(settings, roles)
     every = {task.item: task for work in works for task in work.tasks}
     with ExitStack() as stack:
-        store = stack.enter_context(VerdictFile(folder / "verdicts.jsonl" if _made(folder) and folder else None))
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        store = stack.enter_context(VerdictFile(folder and folder / "verdicts.jsonl"))
         responses: dict[str, Response] = {}
         real = True
         if every:
             answering = respondent(settings)
             real = answering.real
-            path = folder / "responses.jsonl" if folder else None
-            known = stack.enter_context(ResponseFile(path, digest_of(answering.identity())))
+            name = digest_of(answering.identity())
+            known = stack.enter_context(ResponseFile(folder and folder / "responses.jsonl", name))
             responses = asyncio.run(_answers(answering, list(every.values()), known, stream))
         verdicts = _verdicts(works, responses, judges, store, stream)
         columns, failed = _columns(works, responses, verdicts)
@@ -92,12 +94,6 @@ def evaluate(settings: Settings, stream: TextIO | None = None) -> Report:
     if folder is not None:
         write(report, folder)
     return report
-
-
-def _made(folder: Path | None) -> bool:
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder is not None
 
 
 # -------------------------------------------------------------------------------------------------------- choosing

@@ -67,7 +67,7 @@ def test_the_command_says_on_how_many_devices_a_model_fits(capsys: pytest.Captur
     assert main(["check", str(file), "--elsewhere", "80"]) == 0
     out = capsys.readouterr().out
     assert "8 devices" in out and "nothing to object to" in out
-    assert main(["check", str(file), "--elsewhere", "80", "pools.learner.options.ranks=2"]) == 1
+    assert main(["check", "--elsewhere", "80", str(file), "pools.learner.options.ranks=2"]) == 1
 
 
 @given(st.integers(1, 6), st.integers(8, 4096), st.booleans(), st.sampled_from(["float32", "bfloat16"]))

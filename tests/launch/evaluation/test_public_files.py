@@ -296,7 +296,7 @@ def test_xstest_safe_is_compliance_on_the_safe_half_alone(tmp_path: Path) -> Non
 
 
 def test_flames_weighs_its_dimensions_alike_and_a_judge_is_asked(tmp_path: Path) -> None:
-    rows = [{"prompt": f"{n}", "dimension": "Safety"} for n in (1, 3, 3, 3)] + [
+    rows = [{"prompt": f"{n} {place}", "dimension": "Safety"} for place, n in enumerate((1, 3, 3, 3))] + [
         {"prompt": "2", "dimension": "Morality"}
     ]
 
