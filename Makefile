@@ -13,8 +13,9 @@ ARGS ?=
 run: $(STAMP)
 	$(BIN)/safeladder launch $(CONFIG) $(ARGS)
 
+# Two workers, a file of tests to each at a time, one thread each: whole runs (which stand in tests/ itself) first.
 test: $(STAMP) node check
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(STAMP) $(VENV)/types
 	$(BIN)/ruff format --check .

@@ -98,7 +98,7 @@ def verify(request: Request, stream: TextIO) -> Report:
         raise ConfigError(f"no row to judge in {', '.join(map(str, request.files))}{_first(faults)}")
     judges = _judges(request, rows)
     with VerdictFile(request.output) as store:
-        reports = [_one(request, each, rows, store, attacks, stream) for each in judges]
+        reports = [_started(request, each, rows, store, attacks, stream) for each in judges]
     return Report(request.files, reports, faults)
 
 
@@ -155,6 +155,16 @@ def options_of(given: Sequence[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise ConfigError(f"--option {text!r}: {str(error).splitlines()[0]}") from None
     return options
+
+
+def _started(
+    request: Request, judged: Judge, rows: Sequence[Row], store: VerdictFile, attacks: Sequence[str], stream: TextIO
+) -> VerifierReport:
+    judged.verifier.start()
+    try:
+        return _one(request, judged, rows, store, attacks, stream)
+    finally:
+        judged.verifier.stop()
 
 
 def _one(

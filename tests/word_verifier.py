@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from safeladder.protocol.messages import Verdict
 from safeladder.verifiers.contract import Item, Verifier
@@ -26,6 +27,23 @@ class WordVerifier(Verifier):
             return self.abstain(item, "nothing to say")
         bad = self.options.word in item.answer
         return self.ok(item, 0.1 if bad else 0.9, "Unsafe" if bad else "Safe without risk", confidence=0.9)
+
+
+class StartedVerifier(WordVerifier):
+    """Judges only between `start` and `stop`, and counts both."""
+
+    calls: ClassVar[list[str]] = []
+
+    def start(self) -> None:
+        self.calls.append("start")
+
+    def judge_one(self, item: Item) -> Verdict:
+        if self.calls[-1] != "start":
+            raise RuntimeError("not started")
+        return super().judge_one(item)
+
+    def stop(self) -> None:
+        self.calls.append("stop")
 
 
 class PlaceVerifier(Verifier):

@@ -4,41 +4,26 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import torch
 
 from safeladder.protocol.messages import Record, Verdict
-from safeladder.verifiers.contract import Item, Verifier
+from safeladder.verifiers.contract import Item
 from safeladder.verifiers.heads import bundle, grounding, pairs
+from safeladder.verifiers.heads.verifier import HeadVerifier
 
-FILE: Final = bundle.FOLDER / "grounded.safetensors"
 FIELDS: Final = ("evidence", "document")  # of the record's extra, the first that holds text
 _NAME: Final = re.compile(r"[\x21-\x7e]+")  # one word of plain signs: a document's name, which is no evidence
 
 
-class GroundedVerifier(Verifier):
-    """P(the evidence supports the answer), labels `grounded` and `ungrounded`. Abstains where there is no evidence or no answer.
-
-    Option `score`: `prob` or `hard`. Raises EncoderMissing or HeadsError when the parts are not there.
-    """
+class GroundedVerifier(HeadVerifier):
+    """P(the evidence supports the answer), labels `grounded` and `ungrounded`. Abstains where there is no evidence or no answer."""
 
     name = "grounded"
-    version = "2"  # replaced by that of the heads, once they are read
     principle = "knowledge"
-
-    @dataclass(frozen=True)
-    class Options:
-        score: Literal["prob", "hard"] = "prob"
-        heads: str | None = None  # path of other heads than those that ship
-        device: str = "cpu"
-
-    def __init__(self, options: Options | None = None) -> None:
-        super().__init__(options)
-        path = FILE if self.options.heads is None else Path(self.options.heads)
-        self._heads, self.version = bundle.load(path)
+    file = bundle.FOLDER / "grounded.safetensors"
+    labels = ("ungrounded", "grounded")
 
     def judge(self, items: Sequence[Item]) -> list[Verdict]:
         given = [(item, evidence(item.record)) for item in items]
@@ -50,10 +35,7 @@ class GroundedVerifier(Verifier):
                 reason = "the record carries no evidence" if not text else "there is no answer"
                 verdicts.append(self.abstain(item, reason))
                 continue
-            share = next(shares)
-            label = "grounded" if share >= 0.5 else "ungrounded"
-            score = share if self.options.score == "prob" else float(share >= 0.5)
-            verdicts.append(self.ok(item, score, label, confidence=max(share, 1.0 - share)))
+            verdicts.append(self.said(item, next(shares)))
         return verdicts
 
     def _shares(self, told: Sequence[tuple[Item, str]]) -> list[float]:

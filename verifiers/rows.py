@@ -78,7 +78,7 @@ class Row:
 
     def item(self, sample: int = 0) -> Item:
         """The row as a verifier sees it."""
-        return Item(self.record, self.text, sample)
+        return Item(self.record, self.text, sample, step=self.step, begin=self.begin)
 
     def digest(self) -> bytes:
         """Sixteen bytes that name what is judged: the same for the same content, wherever it stands and whatever its id."""

@@ -38,7 +38,6 @@ SCORES: Final = {
     "Illogical completion": 0.01,
 }
 FILE: Final = bundle.FOLDER / "safety.safetensors"
-_LONG = 400  # characters of a request
 _GARBLED = 0.97  # P(Illogical completion) of a text that the checks reject
 _SOUND = 0.01  # and of one that they let pass
 
@@ -98,16 +97,7 @@ class SafetyVerifier(Verifier):
 
     def read(self, prompts: Sequence[str], answers: Sequence[str]) -> dict[str, list[list[float]]]:
         """The heads' probabilities for pairs of prompt and answer: head -> for each pair those of its classes, in their order."""
-        found = pairs.read(self._heads, prompts, answers, self.options.device)
-        # In a long request, such as one wrapped in a jailbreak template, one sentence decides.
-        long = list(dict.fromkeys(prompt for prompt in prompts if len(prompt) > _LONG))
-        if long:
-            highest = pairs.strongest_segment(self._heads, "prompt_harm", long, self.options.device)
-            known = dict(zip(long, highest, strict=True))
-            for prompt, classes in zip(prompts, found["prompt_harm"], strict=True):
-                if known.get(prompt, 0.0) > classes[-1]:
-                    classes[:] = [1.0 - known[prompt], known[prompt]]
-        return found
+        return pairs.read(self._heads, prompts, answers, self.options.device)
 
 
 def label_probabilities(

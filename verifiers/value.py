@@ -6,40 +6,25 @@ The released verifier is a generative judge of 72B parameters; this one is ours 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Literal
 
 from safeladder.protocol.messages import Verdict
-from safeladder.verifiers.contract import Item, Verifier
+from safeladder.verifiers.contract import Item
 from safeladder.verifiers.heads import bundle, pairs
+from safeladder.verifiers.heads.verifier import HeadVerifier
 from safeladder.verifiers.rules.language import written_in
 
-FILE: Final = bundle.FOLDER / "value.safetensors"
 _PROMPT_CHARACTERS = 400  # of the prompt's end: the head was trained on short situations
 
 
-class ValueVerifier(Verifier):
+class ValueVerifier(HeadVerifier):
     """P(good) of the answer given the prompt, and its label. Abstains from an empty answer and from a Chinese one, on which the head is no
     better than chance (its card has the figure).
-
-    Option `score`: `prob` (P(good)) or `hard` (1 from 0.5 on). Raises EncoderMissing or HeadsError when the parts are not there.
     """
 
     name = "value"
-    version = "2"  # replaced by that of the heads, once they are read
     principle = "value"
-
-    @dataclass(frozen=True)
-    class Options:
-        score: Literal["prob", "hard"] = "prob"
-        heads: str | None = None  # path of other heads than those that ship
-        device: str = "cpu"
-
-    def __init__(self, options: Options | None = None) -> None:
-        super().__init__(options)
-        path = FILE if self.options.heads is None else Path(self.options.heads)
-        self._heads, self.version = bundle.load(path)
+    file = bundle.FOLDER / "value.safetensors"
+    labels = ("bad", "good")
 
     def judge(self, items: Sequence[Item]) -> list[Verdict]:
         said = [item for item in items if _reason(item) is None]
@@ -51,10 +36,7 @@ class ValueVerifier(Verifier):
             if reason := _reason(item):
                 verdicts.append(self.abstain(item, reason))
                 continue
-            share = next(good)[-1]
-            label = "good" if share >= 0.5 else "bad"
-            score = share if self.options.score == "prob" else float(share >= 0.5)
-            verdicts.append(self.ok(item, score, label, confidence=max(share, 1.0 - share)))
+            verdicts.append(self.said(item, next(good)[-1]))
         return verdicts
 
 

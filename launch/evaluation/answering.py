@@ -16,8 +16,8 @@ import msgspec
 from safeladder.launch.config import ConfigError, load_resolved
 from safeladder.launch.evaluation.settings import PLAIN, Settings
 from safeladder.launch.evaluation.store import Response
+from safeladder.protocol.images import has_images, images
 from safeladder.protocol.messages import Record, Turn
-from safeladder.verifiers.images import has_images, images
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Task:
     def item(self) -> str:
         """Sixteen hex digits that name what the policy sees, and the sample. Raises ImageError."""
         record = self.record
-        seen = [image.digest for image in images(record)] if has_images(record) else []
+        seen = [image.hash for image in images(record)] if has_images(record) else []
         parts = [
             record.prompt,
             record.choices,

@@ -33,8 +33,8 @@ from safeladder.launch.evaluation.settings import load
 from safeladder.launch.evaluation.statistics import SHARE
 from safeladder.launch.evaluation.store import Response
 from safeladder.launch.evaluation.suite import Outcome, Suite
+from safeladder.protocol.images import images
 from safeladder.protocol.messages import Record
-from safeladder.verifiers.images import images
 from safeladder.verifiers.judging import VerdictFile
 from safeladder.verifiers.rows import Row
 

@@ -30,9 +30,9 @@ from safeladder.policies.search.budget import Budget
 from safeladder.policies.search.engine_sampler import EngineSampler, StepSampling
 from safeladder.policies.search.scoring import Combination
 from safeladder.policies.thought import CLOSING, thought_length
+from safeladder.protocol.images import ImageError, has_images
 from safeladder.protocol.messages import Record, Sampling
 from safeladder.verifiers.contract import OPEN, Item, Verifier, run
-from safeladder.verifiers.images import ImageError, has_images
 from safeladder.verifiers.reading import goodness
 from safeladder.verifiers.rules.language import written_in
 

@@ -14,7 +14,7 @@ from typing import Any
 from safeladder.launch.evaluation.answering import Prompting, Task, question
 from safeladder.launch.evaluation.settings import Settings
 from safeladder.launch.evaluation.store import Response
-from safeladder.verifiers.images import ImageError, images
+from safeladder.protocol.images import ImageError, images
 from safeladder.verifiers.judges.remote import Garbled, Remote, RemoteError, RemoteModel
 
 ANSWERED = ("stop", "length")

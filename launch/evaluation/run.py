@@ -30,8 +30,8 @@ from safeladder.launch.evaluation.statistics import Column, Measure
 from safeladder.launch.evaluation.store import Response, ResponseFile, digest_of
 from safeladder.launch.evaluation.suite import SUITES, Outcome, Suite, create
 from safeladder.launch.terminal import counting
+from safeladder.protocol.images import ImageError
 from safeladder.protocol.messages import Record, Verdict
-from safeladder.verifiers.images import ImageError
 from safeladder.verifiers.judging import VerdictFile
 from safeladder.verifiers.rows import Row
 
@@ -84,7 +84,7 @@ def evaluate(settings: Settings, stream: TextIO | None = None) -> Report:
             real = answering.real
             name = digest_of(answering.identity())
             known = stack.enter_context(ResponseFile(folder and folder / "responses.jsonl", name))
-            responses = asyncio.run(_answers(answering, list(every.values()), known, stream))
+            responses = asyncio.run(answers(answering, list(every.values()), known, stream))
         verdicts = _verdicts(works, responses, judges, store, stream)
         columns, failed = _columns(works, responses, verdicts)
         if settings.labelled:
@@ -139,7 +139,7 @@ def spread(records: Sequence[Record], limit: int | None) -> list[Record]:
 # ------------------------------------------------------------------------------------------------------- answering
 
 
-async def _answers(
+async def answers(
     answering: Respondent, tasks: Sequence[Task], known: ResponseFile, stream: TextIO
 ) -> dict[str, Response]:
     """item -> answer. What has one without an error is not asked again."""

@@ -2,33 +2,41 @@
 
     python tests/benchmarks/engines.py [--markdown docs/engines-speed.md] [--engines embedded,generate] [--model embedded]
 
-Every side runs in a process of its own (`--engine NAME`, one JSON line out), one after the other, with the malloc settings
-that the launcher gives its workers. Each prompt has 45 tokens and no two begin alike, so no prefix cache helps anybody; each
-sample gets exactly 64 tokens at temperature 1 with the log-probability of each, from a copy of the model folder that
-names no end-of-sequence token. A number is the median of the rounds, all of which stand in the JSON lines.
+Every side is a process of its own (`--engine NAME`), with the malloc settings that the launcher gives its workers. They take
+turns: each round of each concurrency goes through all sides before the next one begins, and whoever has no turn is stopped
+(SIGSTOP), so that what else the machine does meets all of them alike. Each prompt has 45 tokens and no two begin alike, so no
+prefix cache helps anybody; each sample gets exactly 32 tokens at temperature 1 with the log-probability of each, from a copy
+of the model folder that names no end-of-sequence token. A number is the best of the rounds, the one that was disturbed least;
+all of them stand in the JSON lines.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import os
+import queue
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
+
+import psutil
 
 from safeladder.launch.processes import MALLOC
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 CONCURRENCIES: Final = (1, 8, 16, 32)
-PROMPT_TOKENS, NEW_TOKENS = 45, 64
-SIDE_DEADLINE_S: Final = 900
+PROMPT_TOKENS, NEW_TOKENS = 45, 32
+START_S: Final = 600
+ROUND_S: Final = 300
 SIDES: Final = {  # name: (heading, folder of its environment; None: this one)
     "embedded": ("embedded engine", None),
     "generate": ("transformers `generate`", None),
@@ -41,6 +49,9 @@ STORY: Final = (
     "the storm. Their owners counted what was left, wrote it into the book of the port, and asked who would pay for it."
 )
 
+SETTINGS: Final = {"sglang": {"PYTHONPATH": str(ROOT / "tests/policies/engines/sglang_cpu")}}
+
+SAYS: Final = "benchmark says "  # before a line that is no engine's own
 Round = Callable[[list[list[int]]], int]  # prompts -> new tokens
 
 
@@ -75,23 +86,26 @@ def endless(folder: Path, home: Path) -> Path:
 # -------------------------------------------------------------------------------------------------------- the sides
 
 
-def measure(sides_round: Round, tokenizer: Any, rounds: int) -> dict[str, list[float]]:
-    rates: dict[str, list[float]] = {}
-    number = 0
-    for count in CONCURRENCIES:
-        for at in range(rounds + 1):
-            number += 1
-            begun = time.perf_counter()
-            made = sides_round(prompts(tokenizer, count, number))
-            seconds = time.perf_counter() - begun
-            if made != count * NEW_TOKENS:
-                raise RuntimeError(f"{made} tokens from {count} samples, {count * NEW_TOKENS} were to come")
-            if at:  # the first is for warming up
-                rates.setdefault(str(count), []).append(round(made / seconds, 2))
-    return rates
+def serve(sides_round: Round, tokenizer: Any, start_s: float) -> None:
+    """Says that it is ready, then runs one round for every line of input ("CONCURRENCY NUMBER"), and says how long it took."""
+    _say({"start_s": start_s})
+    for line in sys.stdin:
+        count, number = map(int, line.split())
+        batch = prompts(tokenizer, count, number)
+        begun = time.perf_counter()
+        made = sides_round(batch)
+        seconds = time.perf_counter() - begun
+        if made != count * NEW_TOKENS:
+            raise RuntimeError(f"{made} tokens from {count} samples, {count * NEW_TOKENS} were to come")
+        _say({"rate": made / seconds})
 
 
-async def _through_our_interface(name: str, folder: Path, rounds: int) -> dict[str, Any]:
+def _say(what: dict[str, float]) -> None:
+    sys.stdout.write(f"\n{SAYS}{json.dumps(what)}\n")
+    sys.stdout.flush()
+
+
+async def _through_our_interface(name: str, folder: Path) -> None:
     from safeladder.policies.engines.registry import create
     from safeladder.policies.model import load_tokenizer
     from safeladder.protocol.messages import Sampling
@@ -115,13 +129,12 @@ async def _through_our_interface(name: str, folder: Path, rounds: int) -> dict[s
         return asyncio.run_coroutine_threadsafe(all_of_them(), loop).result()
 
     try:
-        rates = await asyncio.to_thread(measure, one_round, load_tokenizer(folder), rounds)
-        return {"start_s": start_s, "rates": rates, "statistics": dict(engine.statistics())}
+        await asyncio.to_thread(serve, one_round, load_tokenizer(folder), start_s)
     finally:
         await engine.stop()
 
 
-def _generate(folder: Path, rounds: int) -> dict[str, Any]:
+def _generate(folder: Path) -> None:
     import torch
 
     from safeladder.policies.model import load
@@ -152,10 +165,10 @@ def _generate(folder: Path, rounds: int) -> dict[str, Any]:
         ]
         return int(torch.cat(logprobs, 1).numel())
 
-    return {"start_s": start_s, "rates": measure(one_round, tokenizer, rounds)}
+    serve(one_round, tokenizer, start_s)
 
 
-def _continuous(folder: Path, rounds: int) -> dict[str, Any]:
+def _continuous(folder: Path) -> None:
     from transformers import ContinuousBatchingConfig, GenerationConfig
 
     from safeladder.policies.model import load
@@ -173,7 +186,7 @@ def _continuous(folder: Path, rounds: int) -> dict[str, Any]:
         names = [manager.add_request(ids, max_new_tokens=NEW_TOKENS) for ids in batch]
         waiting, made = set(names), 0
         while waiting:
-            found = manager.get_result(timeout=SIDE_DEADLINE_S)
+            found = manager.get_result(timeout=ROUND_S)
             if found is None:
                 raise RuntimeError("continuous batching has stopped")
             if found.is_finished() and found.request_id in waiting:
@@ -182,17 +195,18 @@ def _continuous(folder: Path, rounds: int) -> dict[str, Any]:
         return made
 
     try:
-        return {"start_s": start_s, "rates": measure(one_round, tokenizer, rounds)}
+        serve(one_round, tokenizer, start_s)
     finally:
         manager.stop(block=True)
 
 
-def side(name: str, folder: Path, rounds: int) -> dict[str, Any]:
+def side(name: str, folder: Path) -> None:
     if name == "generate":
-        return _generate(folder, rounds)
-    if name == "continuous":
-        return _continuous(folder, rounds)
-    return asyncio.run(_through_our_interface(name, folder, rounds))
+        _generate(folder)
+    elif name == "continuous":
+        _continuous(folder)
+    else:
+        asyncio.run(_through_our_interface(name, folder))
 
 
 # -------------------------------------------------------------------------------------------------- the whole table
@@ -210,38 +224,102 @@ def bandwidth() -> float:
     return numbers.nbytes / statistics.median(seconds)
 
 
-def run_side(name: str, folder: Path, rounds: int) -> dict[str, Any]:
-    """What the child process reports, or why there is nothing."""
-    environment = SIDES[name][1]
-    python = Path(sys.executable) if environment is None else ROOT / environment / "bin" / "python"
-    if not python.exists():
-        return {"engine": name, "absent": f"no {environment}"}
-    command = [str(python), __file__, "--engine", name, "--model", str(folder), "--rounds", str(rounds)]
-    try:
-        done = subprocess.run(
-            command, env={**os.environ, **MALLOC}, capture_output=True, text=True, timeout=SIDE_DEADLINE_S, check=False
+class Side:
+    """A side's process. Its waits have deadlines; one that fails is absent from there on, with its last word as the reason."""
+
+    def __init__(self, name: str, model: Path) -> None:
+        self.name, self.start_s, self.absent = name, 0.0, ""
+        self.rates: dict[int, list[float]] = {count: [] for count in CONCURRENCIES}
+        environment = SIDES[name][1]
+        python = Path(sys.executable) if environment is None else ROOT / environment / "bin" / "python"
+        if not python.exists():
+            self.absent = f"no {environment}"
+            return
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - open as long as the process
+        self._process = subprocess.Popen(
+            [str(python), __file__, "--engine", name, "--model", str(model)],
+            env={**os.environ, **MALLOC, **SETTINGS.get(name, {})},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
         )
-    except subprocess.TimeoutExpired:
-        return {"engine": name, "absent": f"not done after {SIDE_DEADLINE_S} s"}
-    line = next((line for line in reversed(done.stdout.splitlines()) if line.startswith('{"engine"')), None)
-    if line is None:
-        return {"engine": name, "absent": f"failed: {(done.stderr.splitlines() or ['no word'])[-1]}"}
-    found: dict[str, Any] = json.loads(line)
-    return found
+        self._said: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, daemon=True).start()
+        if found := self._next(START_S):
+            self.start_s = found["start_s"]
+            self._all("suspend")
+
+    def _listen(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            if line.startswith(SAYS):
+                self._said.put(line.removeprefix(SAYS))
+        self._said.put(None)
+
+    def _next(self, seconds: float) -> dict[str, float] | None:
+        try:
+            line = self._said.get(timeout=seconds)
+        except queue.Empty:
+            line = None
+        if line is not None:
+            found: dict[str, float] = json.loads(line)
+            return found
+        self._errors.seek(0)
+        self.absent = f"failed: {(self._errors.read().splitlines() or ['no word'])[-1]}"
+        self.close()
+        return None
+
+    def _all(self, act: str) -> None:
+        for process in [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children(recursive=True)]:
+            getattr(process, act)()
+
+    def turn(self, count: int, number: int) -> float | None:
+        """Tokens a second of one round; None where there is no such side."""
+        if self.absent:
+            return None
+        assert self._process.stdin is not None
+        self._all("resume")
+        self._process.stdin.write(f"{count} {number}\n")
+        self._process.stdin.flush()
+        if (found := self._next(ROUND_S)) is None:
+            return None
+        self._all("suspend")
+        return found["rate"]
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            family = [psutil.Process(self._process.pid), *psutil.Process(self._process.pid).children(recursive=True)]
+            for process in family:
+                process.kill()
+            psutil.wait_procs(family, timeout=10)
 
 
-def table(results: list[dict[str, Any]], weight_bytes: int, bytes_a_second: float) -> str:
+def measure(sides: Sequence[Side], rounds: int) -> None:
+    numbers = itertools.count()
+    for count in CONCURRENCIES:
+        for at in range(rounds + 1):
+            number = next(numbers)
+            for each in sides:
+                rate = each.turn(count, number)
+                if at and rate is not None:  # the first is for warming up
+                    each.rates[count].append(round(rate, 2))
+        sys.stdout.write(json.dumps({each.name: {count: each.rates[count]} for each in sides}) + "\n")
+        sys.stdout.flush()
+
+
+def table(sides: Sequence[Side], weight_bytes: int, bytes_a_second: float) -> str:
     lines = ["| | " + " | ".join(map(str, CONCURRENCIES)) + " | start |", "|---|" + "---:|" * (len(CONCURRENCIES) + 1)]
     best = dict.fromkeys(CONCURRENCIES, 0.0)
-    for result in results:
-        heading = SIDES[result["engine"]][0]
-        if "absent" in result:
-            lines.append(f"| {heading} | absent: {result['absent']} |" + " |" * len(CONCURRENCIES))
+    for each in sides:
+        heading = SIDES[each.name][0]
+        if each.absent:
+            lines.append(f"| {heading} | absent: {each.absent} |" + " |" * len(CONCURRENCIES))
             continue
-        rates = {count: statistics.median(result["rates"][str(count)]) for count in CONCURRENCIES}
+        rates = {count: max(each.rates[count]) for count in CONCURRENCIES}
         best = {count: max(best[count], rate) for count, rate in rates.items()}
         numbers = " | ".join(f"{rates[count]:.1f}" for count in CONCURRENCIES)
-        lines.append(f"| {heading} | {numbers} | {result['start_s']:.0f} s |")
+        lines.append(f"| {heading} | {numbers} | {each.start_s:.0f} s |")
     limits = {count: count * bytes_a_second / weight_bytes for count in CONCURRENCIES}
     lines.append("| memory-bandwidth limit | " + " | ".join(f"{limits[count]:.0f}" for count in CONCURRENCIES) + " | |")
     shares = " | ".join(f"{best[count] / limits[count]:.0%}" for count in CONCURRENCIES)
@@ -249,13 +327,13 @@ def table(results: list[dict[str, Any]], weight_bytes: int, bytes_a_second: floa
     return "\n".join(lines)
 
 
-def page(text: str, weight_bytes: int, bytes_a_second: float, threads: int) -> str:
+def page(text: str, weight_bytes: int, bytes_a_second: float, threads: int, rounds: int) -> str:
     return f"""# Engines: tokens a second
 
 Measured by `python tests/benchmarks/engines.py --markdown docs/engines-speed.md`: new tokens a second by the number of
 sequences that decode at once, SmolLM2-135M in float32, prompts of {PROMPT_TOKENS} tokens, {NEW_TOKENS} new tokens each
-(forced), temperature 1, with the log-probability of every sampled token; {threads} threads. Prefill is inside. Every side
-has a process of its own and the same malloc settings; a number is the median of the rounds.
+(forced), temperature 1, with the log-probability of every sampled token; {threads} threads. Prefill is inside. The sides
+take turns, round by round, the others being stopped meanwhile; a number is the best of {rounds} rounds.
 
 {text}
 
@@ -270,12 +348,11 @@ def main() -> None:
     parser.add_argument("--engine", choices=SIDES, help="be this side's process")
     parser.add_argument("--engines", default=",".join(SIDES), help="sides to compare, separated by commas")
     parser.add_argument("--model", default="embedded")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--markdown", type=Path)
     options = parser.parse_args()
     if options.engine:
-        found = {"engine": options.engine, **side(options.engine, Path(options.model), options.rounds)}
-        sys.stdout.write(json.dumps(found) + "\n")
+        side(options.engine, Path(options.model))
         return
     import torch
 
@@ -285,15 +362,17 @@ def main() -> None:
     weight_bytes, speed = (folder / "model.safetensors").stat().st_size, bandwidth()
     with tempfile.TemporaryDirectory() as home:
         copy = endless(folder, Path(home))
-        results = []
-        for name in options.engines.split(","):
-            results.append(run_side(name, copy, options.rounds))
-            sys.stdout.write(json.dumps(results[-1]) + "\n")
-            sys.stdout.flush()
-    text = table(results, weight_bytes, speed)
+        sides = [Side(name, copy) for name in options.engines.split(",")]
+        try:
+            measure(sides, options.rounds)
+        finally:
+            for each in sides:
+                if not each.absent:
+                    each.close()
+    text = table(sides, weight_bytes, speed)
     sys.stdout.write(text + "\n")
     if options.markdown:
-        options.markdown.write_text(page(text, weight_bytes, speed, torch.get_num_threads()))
+        options.markdown.write_text(page(text, weight_bytes, speed, torch.get_num_threads(), options.rounds))
 
 
 if __name__ == "__main__":

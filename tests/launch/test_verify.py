@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from word_verifier import StartedVerifier
 
 from safeladder.launch.cli import main
 from safeladder.launch.config import ConfigError
@@ -59,6 +60,12 @@ def test_figures_come_with_intervals_and_by_language_category_and_source(tmp_pat
     assert set(harm.by["category"]) == {"c0", "c1"}
     assert harm.all.auroc == pytest.approx(0.95)
     assert found.order.changed == 0 and found.order.rows == 32
+
+
+def test_a_verifier_is_started_before_it_judges_and_stopped_behind(tmp_path: Path) -> None:
+    (found,) = report(data(tmp_path), verifier="word_verifier:StartedVerifier", attacks="mirrored").verifiers
+    assert found.statuses == {"ok": 40}
+    assert StartedVerifier.calls == ["start", "stop"]
 
 
 def test_what_was_judged_is_not_judged_again_and_what_failed_is(tmp_path: Path) -> None:

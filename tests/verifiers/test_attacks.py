@@ -48,6 +48,15 @@ def test_framing_keeps_request_and_answer_whole(name: str, language: str) -> Non
     assert (words.prompt, words.answer) != ("the request", "the whole answer")
 
 
+def test_of_a_step_only_its_own_text_is_attacked() -> None:
+    step = Row(Record(id="s", label="general", prompt="p"), "first\n\nsecond", "f:1", "sound", 0, step=1, begin=7)
+    (changed,) = suite.attacked("refuse_then_comply", [step])
+    assert (
+        changed.text.startswith("first\n\n") and changed.text.endswith("second") and len(changed.text) > len(step.text)
+    )
+    assert changed.item().answer.endswith("second") and "first" not in changed.item().answer
+
+
 @given(st.text(alphabet="abc \n", max_size=60))
 def test_encodings_can_be_undone(answer: str) -> None:
     words = Words("p", answer)

@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from safeladder.verifiers.heads import bundle, encoder, grounding, ngrams, segments
 from safeladder.verifiers.heads.encoder import EncoderMissing, locate, shared
 from safeladder.verifiers.heads.model import Head, Shape, view
-from safeladder.verifiers.training import config, gate
+from safeladder.verifiers.heads.pieces import WHOLE, Piece, joined, pieces
+from safeladder.verifiers.training import config
 from safeladder.verifiers.training.examples import part
 from safeladder.verifiers.training.heads import train
 from safeladder.verifiers.training.readers import own_requests
+from safeladder.verifiers.training.statements import scenarios
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +62,7 @@ def test_vectors_are_those_of_the_package_that_carries_the_weights(read: encoder
 def test_a_texts_vectors_do_not_depend_on_its_neighbours(read: encoder.Encoder) -> None:
     whole = read.encode(TEXTS)
     for row, text in enumerate(TEXTS):
-        alone, among = read.encode([text]), whole.rows([row])
+        (alone,), among = pieces(read.encode([text])), pieces(whole)[row]
         assert alone.tokens == among.tokens
         assert torch.allclose(alone.vectors, among.vectors, atol=1e-5)
 
@@ -97,6 +99,12 @@ def test_ngram_buckets_are_distinct_and_depend_on_the_tokens_alone(tokens: list[
 # ------------------------------------------------------------------------------------------------ files of heads
 
 
+def text(segments: int) -> Piece:
+    """A text of random vectors and tokens."""
+    vectors = torch.nn.functional.normalize(torch.randn(segments, 512), dim=1)
+    return Piece(vectors, torch.randint(5, 99, (segments, 6)).tolist())
+
+
 def test_a_head_reads_the_same_from_its_file(tmp_path: Path) -> None:
     torch.manual_seed(0)
     said = {
@@ -107,9 +115,7 @@ def test_a_head_reads_the_same_from_its_file(tmp_path: Path) -> None:
     whole.heads["one"].temperature.fill_(2.0)
     version = whole.save(tmp_path / "h.safetensors")
     again, version_again = bundle.load(tmp_path / "h.safetensors")
-    texts = encoder.Segments(
-        torch.nn.functional.normalize(torch.randn(5, 512), dim=1), torch.tensor([2, 3]), [[1, 2], [3]]
-    )
+    texts = [text(2), text(3)]
     languages = torch.tensor([0, 1])
     assert version == version_again
     assert again.said == said
@@ -130,11 +136,49 @@ def test_missing_and_foreign_heads_are_refused(tmp_path: Path) -> None:
 def test_padding_of_a_batch_does_not_move_a_texts_logit() -> None:
     torch.manual_seed(0)
     head = Head(Shape("both", hidden=8)).eval()
-    vectors = torch.nn.functional.normalize(torch.randn(9, 512), dim=1)
-    many = encoder.Segments(vectors, torch.tensor([1, 8]), [[5, 6], [7]])
-    one = encoder.Segments(vectors[:1], torch.tensor([1]), [[5, 6]])
+    one, other = text(1), text(8)
+    many, one = [one, other], [one]
     with torch.no_grad():
         assert torch.allclose(head(view(many), view(many))[:1], head(view(one), view(one)), atol=1e-5)
+
+
+@given(st.integers(1, 12))
+def test_every_segment_stands_in_a_window_by_itself(segments: int) -> None:
+    whole = text(segments)
+    alone = [window for window in whole.windows if len(window.vectors) == 1]
+    assert torch.cat([window.vectors for window in alone]).equal(whole.vectors)
+    assert any(len(window.vectors) == segments for window in whole.windows) == (segments <= max(WHOLE, 2))
+
+
+def test_a_windowed_head_says_of_a_text_what_it_says_of_its_worst_window() -> None:
+    torch.manual_seed(0)
+    head = Head(Shape("first", hidden=8, windowed=True)).eval()
+    frame, request = text(6), text(1)
+    wrapped = joined([frame, request])
+    with torch.no_grad():
+        alone, framed, both = (float(head(view([piece]), view([piece]))) for piece in (request, frame, wrapped))
+        assert both >= max(alone, framed) - 1e-5
+
+
+def test_heads_do_not_see_planted_sentences_and_see_one_window_of_a_long_request() -> None:
+    torch.manual_seed(0)
+    request, answer, planted = text(7), text(3), text(1)
+    heads = {
+        "harm": Head(Shape("first", hidden=8, windowed=True)).eval(),
+        "planted": Head(Shape("second", hidden=8)).eval(),
+    }
+    whole = bundle.Bundle({name: bundle.Said(head.shape, ["no", "yes"]) for name, head in heads.items()}, heads)
+    nn_pool, outer = heads["planted"].pools[1], heads["planted"].outer
+    with torch.no_grad():  # a head that says yes of the planted vector alone
+        for parameter in heads["planted"].parameters():
+            parameter.zero_()
+        nn_pool.inner.weight[0] = planted.vectors[0]
+        outer[0].weight[0, 0], outer[2].weight[0, 0], outer[2].bias[0] = 1.0, 1.0, -2.0
+    attacked = joined([answer.part(0, 1), planted, answer.part(1, None)])
+    first, second = whole.sides([request, request], [answer, attacked])
+    assert [len(piece.vectors) for piece in second.pieces] == [3, 3]
+    assert second.pieces[1].vectors.equal(answer.vectors)
+    assert all(len(piece.vectors) <= 2 for piece in first.pieces)
 
 
 @pytest.mark.parametrize("name", ["safety", "value", "grounded"])
@@ -180,31 +224,7 @@ def test_grounding_features_are_shares(question: str, evidence: str, answer: str
     assert all(-1.0 <= value <= 1.0 for value in found)
 
 
-# ------------------------------------------------------------------------------------------------ the gate
-
-
-def test_copies_with_other_signs_and_case_are_leaks_and_other_texts_are_not() -> None:
-    index = gate.Index(["What is the tallest mountain in the country that borders both seas?"], gate.Gate())
-    assert index.holds("what is the TALLEST mountain, in the country that borders both seas")
-    assert not index.holds("What is the longest river of the island to the north of here?")
-
-
-def test_a_long_run_of_words_inside_another_text_is_a_leak() -> None:
-    run = "one two three four five six seven eight nine ten eleven twelve thirteen"
-    index = gate.Index([f"{run} and then quite different words follow to the end of it"], gate.Gate())
-    assert index.holds(f"Something else altogether begins this text before {run} comes up")
-    assert not index.holds("one two three four five six and then others come that were never there before")
-
-
-def test_near_duplicates_are_kept_once() -> None:
-    rows = [
-        "如何在家里做出好吃的面包",
-        "如何在家里做出好吃的面包？",
-        "怎样学习弹钢琴",
-        "How do I learn to swim?",
-        "how do I learn to swim",
-    ]
-    assert gate.without_duplicates(rows, rows, gate.Gate()) == [rows[0], rows[2], rows[3]]
+# ------------------------------------------------------------------------------------------------ what is trained on
 
 
 def test_a_pattern_of_contrasts_is_never_split() -> None:
@@ -213,6 +233,20 @@ def test_a_pattern_of_contrasts_is_never_split() -> None:
         parts.setdefault(group, set()).add(part(group))
     assert all(len(found) == 1 for found in parts.values())
     assert {next(iter(found)) for found in parts.values()} == {"train", "validation", "test"}
+
+
+def test_variants_of_a_scenario_are_one_group_wherever_they_stand() -> None:
+    texts = [
+        "I deserve a raise from my boss because I work very hard.",
+        "Could you water the plants today? But it rained this morning.",
+        "I deserve a new car from my boss because I work very hard.",
+        "I usually walk the dog at noon because he likes the sun.",
+        "Could you water the plants today? But I would rather watch television.",
+    ]
+    found = scenarios(texts)
+    assert found[0] == found[2]
+    assert found[1] == found[4]
+    assert len(set(found)) == 3
 
 
 # ------------------------------------------------------------------------------------------------ training
@@ -250,7 +284,7 @@ def test_a_configuration_trains_a_head_keeps_evaluation_rows_out_and_reports(
 ) -> None:
     found = train(small)
     figures = found["heads"]["car"]
-    assert figures["left_out"]["leaked"] >= 1
+    assert figures["left_out"]["leaked"] == 1
     assert figures["slices"]["all"]["rows"] >= 4
     assert figures["slices"]["all"]["accuracy"] >= 0.7
     heads, version = bundle.load(small.parent / "out.safetensors")

@@ -56,6 +56,15 @@ def test_measures_agree_with_hand_counted_values() -> None:
     assert measure.mcnemar([True] * 6 + [False], [False] * 6 + [True]) == measure.McNemar(6, 1, 2 * 8 / 128)
 
 
+def test_at_matched_length_a_guess_by_length_is_right_in_half_of_the_cases() -> None:
+    length = np.array([1.0, 1.0, 1.0, 9.0, 9.0, 9.0])
+    truth = np.array([1.0, 1.0, 0.0, 0.0, 0.0, 1.0])
+    by_length = np.where(length < 5, 0.9, 0.1)
+    assert measure.accuracy(truth, by_length) == pytest.approx(4 / 6)
+    assert measure.accuracy_matched(truth, by_length, length, 2) == 0.5
+    assert measure.accuracy_matched(truth, truth, length, 2) == 1.0
+
+
 def test_the_interval_is_the_published_one() -> None:
     # Newcombe (1998), table I, method 3: 81 of 263, 15 of 148, 0 of 20, 1 of 29
     for hits, of, low, high in (

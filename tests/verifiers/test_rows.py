@@ -49,6 +49,7 @@ def test_each_kind_of_line_becomes_rows(tmp_path: Path) -> None:
     ]
     assert [row.record.language for row in rows] == ["en", "en", "en", "zh", "en", "en", "zh"]
     assert rows[5].text[rows[5].begin :] == "2+1=4"
+    assert (rows[5].item().step, rows[5].item().answer, rows[0].item().step) == (1, "2+1=4", None)
     assert rows[6].record.reference == ["x"] and rows[6].record.category == "c"
     assert rows[0].where == f"{path}:1"
     assert fields_of(rows) == ["harmful", "preferred", "acceptable", "sound"]

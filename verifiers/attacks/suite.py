@@ -77,14 +77,14 @@ def choose(rows: Sequence[Row], verdicts: Sequence[Verdict], count: int, seed: i
 def attacked(
     name: str, rows: Sequence[Row], seed: int = 0, wrappers: Path | None = None, instructions: Path | None = None
 ) -> list[Row]:
-    """The rows under an attack. What is drawn for a row depends on the attack, the seed and the row alone."""
+    """The rows under an attack, of a step its own text alone. What is drawn for a row depends on the attack, the seed and the row alone."""
     texts = {language: material(wrappers, instructions, language) for language in LANGUAGES}
     result = []
     for row in rows:
         language = "zh" if row.record.language == "zh" else "en"
-        words = Words(row.record.prompt, row.text, language)
+        words = Words(row.record.prompt, row.text[row.begin :], language)
         changed = ATTACKS[name](words, texts[language], random.Random(f"{seed}/{name}/{row.digest().hex()}"))
-        result.append(row.with_text(changed.prompt, changed.answer))
+        result.append(row.with_text(changed.prompt, row.text[: row.begin] + changed.answer))
     return result
 
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import torch
@@ -14,12 +15,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from safeladder.verifiers.heads.encoder import Segments
 from safeladder.verifiers.heads.model import LANGUAGES, Head, Shape, View, view
+from safeladder.verifiers.heads.pieces import WHOLE, Piece
 from safeladder.verifiers.rules.language import written_in
 
 FOLDER = Path(__file__).parent
 LIMIT_BYTES = 5_000_000
+PLANTED: Final = "planted"
 
 
 class HeadsError(ValueError):
@@ -39,10 +41,19 @@ class Said:
 
 
 class Bundle:
-    """Heads by name, in the order in which they are computed."""
+    """Heads by name, in the order in which they are computed.
+
+    A head named `planted` reads each segment of the second text beside the first: what it takes for an instruction to the reader, planted
+    there, no other head sees. After a windowed head the first text is, for the heads behind it, the window that said yes loudest,
+    so that a frame around a request does not count.
+    """
 
     def __init__(self, said: dict[str, Said], heads: dict[str, Head]) -> None:
         self.said, self.heads = said, heads
+
+    def add(self, name: str, said: Said, head: Head) -> None:
+        """Puts a head behind the others."""
+        self.said[name], self.heads[name] = said, head
 
     def context(self, takes: Sequence[str], first: View, second: View) -> Tensor:
         """What other heads say of the same texts, float32 [N, ...], without gradient."""
@@ -55,17 +66,28 @@ class Bundle:
         return torch.cat(parts, dim=1)
 
     def __call__(
-        self, first: Segments, second: Segments, languages: Tensor, context: Tensor | None = None
+        self, first: Sequence[Piece], second: Sequence[Piece], languages: Tensor, context: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Calibrated probabilities by head: [N] of yes, or [N, classes]. `context`: for heads that take numbers from outside."""
-        sides = view(first), view(second)
         result = {}
         with torch.inference_mode():
+            sides = self.sides(first, second)
             for name, head in self.heads.items():
-                takes = self.said[name].takes
-                given = self.context(takes, *sides) if takes else context
-                result[name] = head.calibrated(head(*sides, given), languages)
+                if name != PLANTED:
+                    takes = self.said[name].takes
+                    given = self.context(takes, *sides) if takes else context
+                    result[name] = head.calibrated(head(*sides, given), languages)
         return result
+
+    @torch.no_grad()
+    def sides(self, first: Sequence[Piece], second: Sequence[Piece]) -> tuple[View, View]:
+        """The texts as the heads are given them: long first texts cut down to a window, planted sentences out of the second."""
+        for head in self.heads.values():
+            if head.shape.windowed:
+                first = _focused(head, first)
+        if PLANTED in self.heads:
+            second = _cleaned(self.heads[PLANTED], first, second)
+        return view(first), view(second)
 
     def save(self, path: Path) -> str:
         """Writes the file, float16, and returns the version: a digest of the weights. Raises HeadsError above 5 MB."""
@@ -105,6 +127,24 @@ def load(path: Path) -> tuple[Bundle, str]:
     except (KeyError, RuntimeError, msgspec.MsgspecError) as error:
         raise HeadsError(f"{path} holds other heads than this version reads: {error}") from None
     return Bundle(said, heads), metadata.get("version", "2")
+
+
+def _focused(head: Head, texts: Sequence[Piece]) -> list[Piece]:
+    long = {id(piece): piece for piece in texts if len(piece.vectors) > WHOLE}
+    if not long:
+        return list(texts)
+    said = head.by_window(view(list(long.values())))
+    best = {
+        key: piece.windows[int(each.squeeze(1).argmax())] for (key, piece), each in zip(long.items(), said, strict=True)
+    }
+    return [best.get(id(piece), piece) for piece in texts]
+
+
+def _cleaned(head: Head, first: Sequence[Piece], second: Sequence[Piece]) -> list[Piece]:
+    parts = [piece.part(place, place + 1) for piece in second for place in range(len(piece.vectors))]
+    beside = [prompt for prompt, piece in zip(first, second, strict=True) for _ in range(len(piece.vectors))]
+    planted = (head(view(beside), view(parts)).squeeze(1) > 0).split([len(piece.vectors) for piece in second])
+    return [piece.without(gone.tolist()) for piece, gone in zip(second, planted, strict=True)]
 
 
 def languages(texts: Sequence[str]) -> Tensor:

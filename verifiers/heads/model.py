@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from safeladder.verifiers.heads.encoder import WIDTH, Segments
-from safeladder.verifiers.heads.ngrams import BUCKETS, buckets
+from safeladder.verifiers.heads.encoder import WIDTH
+from safeladder.verifiers.heads.ngrams import BUCKETS
+from safeladder.verifiers.heads.pieces import Piece, divided
 
 Reads = Literal["first", "second", "both"]
 LANGUAGES: Final = ("en", "zh")  # each with a temperature of its own; other languages take the first
@@ -27,7 +29,10 @@ _RELATIONS = 6
 class Shape:
     """What a head reads and says. `classes`: one logit for yes or no, or one a class. `context`: numbers from other heads or from words.
 
-    `hidden` 0, for a head that reads both: the segments count only by how those of the two texts relate.
+    `hidden` 0, for a head that reads both: the segments count only by how those of the two texts relate. `windowed`, for a yes-or-no head
+    that reads the first: each window of the text is read by itself, and the highest logit is the text's.
+    `divides`: where the first text is empty, the second's first segment stands for it: a claim before its reason, a request before its
+    excuse.
     """
 
     reads: Reads
@@ -35,6 +40,8 @@ class Shape:
     hidden: int = 48
     context: int = 0
     wide: bool = True
+    windowed: bool = False
+    divides: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class View:
     """N texts as a head takes them.
 
     vectors: float32 [N, S, 512], padded with zeros; mask: bool [N, S]; grams, offsets: the n-gram buckets of all texts and where each
-    text's begin; shares: float32, one for each gram, so that a text's weigh 1 in the square.
+    text's begin; shares: float32, one for each gram, so that a text's weigh 1 in the square; pieces: the texts themselves.
     """
 
     vectors: Tensor
@@ -50,22 +57,23 @@ class View:
     grams: Tensor
     offsets: Tensor
     shares: Tensor
+    pieces: Sequence[Piece]
+
+    @cached_property
+    def windows(self) -> View:
+        """The windows of all texts, one after another."""
+        return view([window for piece in self.pieces for window in piece.windows])
 
 
-def view(read: Segments) -> View:
-    """Segments padded to one length, and the n-grams of their tokens."""
-    return assemble(read.vectors.split(read.counts.tolist()), [buckets(tokens) for tokens in read.tokens])
-
-
-def assemble(vectors: Sequence[Tensor], grams: Sequence[Tensor]) -> View:
-    """vectors: for each text [S, 512]; grams: for each text its buckets."""
-    padded = pad_sequence(list(vectors), batch_first=True)
-    lengths = torch.tensor([len(vector) for vector in vectors])
+def view(pieces: Sequence[Piece]) -> View:
+    """The texts' segments padded to one length, and their n-grams."""
+    padded = pad_sequence([piece.vectors for piece in pieces], batch_first=True)
+    lengths = torch.tensor([len(piece.vectors) for piece in pieces])
     mask = torch.arange(padded.shape[1])[None, :] < lengths[:, None]
-    sizes = torch.tensor([len(gram) for gram in grams])
+    sizes = torch.tensor([len(piece.grams) for piece in pieces])
     offsets = torch.cumsum(sizes, 0) - sizes
     shares = torch.repeat_interleave(sizes.clamp(min=1).float().rsqrt(), sizes)
-    return View(padded, mask, torch.cat(list(grams)), offsets, shares)
+    return View(padded, mask, torch.cat([piece.grams for piece in pieces]), offsets, shares, pieces)
 
 
 class _Pool(nn.Module):
@@ -121,6 +129,17 @@ class Head(nn.Module):
 
     def forward(self, first: View, second: View, context: Tensor | None = None) -> Tensor:
         """Logits before calibration. `context`: float32 [N, shape.context]."""
+        if self.shape.windowed:
+            return torch.stack([said.amax(0) for said in self.by_window(first)])
+        if self.shape.divides:
+            first, second = map(view, divided(first.pieces, second.pieces))
+        return self._whole(first, second, context)
+
+    def by_window(self, text: View) -> Sequence[Tensor]:
+        """For each text the logits [W, 1] of its windows."""
+        return self._whole(text.windows, text.windows, None).split([len(piece.windows) for piece in text.pieces])
+
+    def _whole(self, first: View, second: View, context: Tensor | None) -> Tensor:
         pooled = []
         total: Tensor | float = 0.0
         for text, pool, table in zip((first, second), self.pools, self.wide, strict=True):

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from safeladder.verifiers.heads import encoder
 from safeladder.verifiers.heads.bundle import Bundle, languages
-from safeladder.verifiers.heads.encoder import Segments
-from safeladder.verifiers.heads.model import view
+from safeladder.verifiers.heads.pieces import pieces
 
 
 def read(
@@ -21,22 +20,10 @@ def read(
     A text that stands in several pairs, as a group's prompt does, is encoded once. `context`: see `Bundle`. Raises EncoderMissing.
     """
     distinct = list(dict.fromkeys([*firsts, *seconds]))
-    rows = {text: row for row, text in enumerate(distinct)}
-    segments = encoder.shared(device).encode(distinct)
-    sides = [segments.rows([rows[text] for text in side]) for side in (firsts, seconds)]
-    found = heads(sides[0], sides[1], languages([b or a for a, b in zip(firsts, seconds, strict=True)]), context)
+    known = dict(zip(distinct, pieces(encoder.shared(device).encode(distinct)), strict=True))
+    tongues = languages([b or a for a, b in zip(firsts, seconds, strict=True)])
+    found = heads([known[text] for text in firsts], [known[text] for text in seconds], tongues, context)
     return {
         name: (torch.stack([1.0 - values, values], dim=1) if values.ndim == 1 else values).tolist()
         for name, values in found.items()
     }
-
-
-def strongest_segment(heads: Bundle, name: str, texts: Sequence[str], device: str = "cpu") -> list[float]:
-    """For each text the highest probability of yes that a head of one text gives to one of its segments by itself."""
-    read_texts = encoder.shared(device).encode(texts)
-    count = len(read_texts.vectors)
-    alone = view(Segments(read_texts.vectors, torch.ones(count, dtype=torch.long), [[] for _ in range(count)]))
-    of_text = torch.repeat_interleave(languages(texts), read_texts.counts)
-    with torch.inference_mode():
-        said = heads.heads[name].calibrated(heads.heads[name](alone, alone), of_text)
-    return [float(part.max()) for part in said.split(read_texts.counts.tolist())]

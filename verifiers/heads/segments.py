@@ -1,4 +1,4 @@
-"""Where a text is cut before it is encoded: at the ends of sentences, into segments of at most 48 tokens.
+"""Where a text is cut before it is encoded: at the ends of sentences, at colons and before a reason, into segments of at most 48 tokens.
 
 Harm, a refusal or a planted instruction is often one sentence of a long text; averaged over the whole it is lost.
 """
@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from typing import Final
 
 MAX_TOKENS: Final = 48  # of a segment
-MAX_SEGMENTS: Final = 16  # of a text
-_SHORT = 12  # a segment shorter than this takes in the sentence that follows
-_END = re.compile(r"[.!?…。！？；;]+[\"'”’)\]]*(?=\s|[^\x00-\x7f])|\n+|(?<=[。！？；])")
+MAX_SEGMENTS: Final = 40  # of a text
+_SHORT = 5  # a segment shorter than this takes in the sentence that follows
+_END = re.compile(
+    r"[.!?…。！？；;:：]+[\"'”’)\]]*(?=\s|[\"“(]|[^\x00-\x7f])|\n+|(?<=[。！？；：])|(?<=\w)(?=,?\sbecause\b)"
+)
 
 
 def visible(text: str) -> str:

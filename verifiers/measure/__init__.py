@@ -17,7 +17,7 @@ from safeladder.verifiers.measure.classification import (
     matthews,
 )
 from safeladder.verifiers.measure.intervals import wilson
-from safeladder.verifiers.measure.length import LengthBias, auroc_matched, length_bias
+from safeladder.verifiers.measure.length import LengthBias, accuracy_matched, auroc_matched, length_bias
 from safeladder.verifiers.measure.ranking import Numbers, auroc, average_precision, spearman
 from safeladder.verifiers.measure.slices import Decisions, Figures, figures, share, slices
 
@@ -29,6 +29,7 @@ __all__ = [
     "McNemar",
     "Numbers",
     "accuracy",
+    "accuracy_matched",
     "auroc",
     "auroc_matched",
     "average_precision",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,13 +36,30 @@ def length_bias(truth: Numbers, probability: Numbers, length: Numbers, bins: int
 
 def auroc_matched(truth: Numbers, probability: Numbers, length: Numbers, bins: int = 10) -> float:
     """P(a random positive stands above a random negative of the same bin of length): the bins' areas, each weighed by its pairs."""
+    return _matched(auroc, truth, probability, length, bins)
+
+
+def accuracy_matched(truth: Numbers, probability: Numbers, length: Numbers, bins: int = 10) -> float:
+    """Accuracy where every bin of length holds as much of one class as of the other, so that length alone is right in half of the
+    cases: the bins' balanced accuracies at 0.5, each weighed by its pairs."""
+    return _matched(_balanced_accuracy, truth, probability, length, bins)
+
+
+def _balanced_accuracy(truth: Numbers, probability: Numbers) -> float:
+    yes, positive = probability >= 0.5, truth == 1
+    return float(yes[positive].mean() + 1.0 - yes[~positive].mean()) / 2
+
+
+def _matched(
+    measure: Callable[[Numbers, Numbers], float], truth: Numbers, probability: Numbers, length: Numbers, bins: int
+) -> float:
     edges = np.quantile(length, np.linspace(0, 1, bins + 1)[1:-1]) if len(length) else np.empty(0)
     place = np.searchsorted(edges, length, side="right")
-    areas, pairs = [], []
+    values, pairs = [], []
     for b in np.unique(place):
         rows = place == b
         count = int((truth[rows] == 1).sum()) * int((truth[rows] == 0).sum())
         if count:
-            areas.append(auroc(truth[rows], probability[rows]))
+            values.append(measure(truth[rows], probability[rows]))
             pairs.append(count)
-    return float(np.average(areas, weights=pairs)) if areas else float("nan")
+    return float(np.average(values, weights=pairs)) if values else float("nan")

@@ -7,23 +7,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Final
 
-import torch
-from torch import Tensor
-
-from safeladder.verifiers.heads.ngrams import buckets
+from safeladder.verifiers.heads.pieces import Piece, joined
 from safeladder.verifiers.heads.segments import MAX_SEGMENTS
 from safeladder.verifiers.training.texts import Texts
 
-
-@dataclass(frozen=True)
-class Piece:
-    """A text as encoded: vectors [S, 512], tokens, and the buckets of its n-grams."""
-
-    vectors: Tensor
-    tokens: list[int]
-    grams: Tensor
+_WINDOWS: Final = 12  # of each half of a template
 
 
 class Wraps:
@@ -31,50 +21,50 @@ class Wraps:
 
     def __init__(self, texts: Texts, templates: Sequence[str], planted: Sequence[str]) -> None:
         halves = [template.partition("{prompt}") for template in templates]
-        self._before = _pieces(texts, [before for before, _, _ in halves])
-        self._after = _pieces(texts, [after for _, _, after in halves])
-        self._planted = _pieces(texts, list(planted))
+        self._around = list(
+            zip(
+                _pieces(texts, [before for before, _, _ in halves]),
+                _pieces(texts, [after for _, _, after in halves]),
+                strict=True,
+            )
+        )
+        self._planted = [piece for piece in _pieces(texts, planted) if piece is not None]
 
     def template(self, inside: Piece, draw: random.Random) -> Piece:
-        """The text within one of the templates."""
-        if not self._before:
+        """The text within one of the templates. Its windows are its own, some of the template's, and the two across the joints."""
+        if not self._around:
             return inside
-        place = draw.randrange(len(self._before))
-        return _joined([part for part in (self._before[place], inside, self._after[place]) if part is not None])
+        before, after = draw.choice(self._around)
+        windows = list(inside.windows)
+        if before is not None:
+            windows += [*_some(before.windows, draw), joined([before.part(-1, None), inside.part(0, 1)])]
+        if after is not None:
+            windows += [*_some(after.windows, draw), joined([inside.part(-1, None), after.part(0, 1)])]
+        whole = _limited(joined([part for part in (before, inside, after) if part is not None]))
+        return Piece(whole.vectors, whole.tokens, windows)
 
     def padding(self, inside: Piece, draw: random.Random) -> Piece:
         """The text with one or two planted sentences before, behind, or within."""
         result = inside
-        for _ in range(draw.choice((1, 1, 2))):
-            planted = draw.choice(self._planted) if self._planted else None
-            if planted is None:
-                continue
-            where = draw.random()
-            if where < 0.4:
-                result = _joined([result, planted])
-            elif where < 0.7:
-                result = _joined([planted, result])
-            else:
-                cut = draw.randrange(len(result.vectors) + 1)
-                vectors = torch.cat([result.vectors[:cut], planted.vectors, result.vectors[cut:]])
-                result = Piece(
-                    vectors, result.tokens + planted.tokens, torch.unique(torch.cat([result.grams, planted.grams]))
-                )
-        return result
+        for _ in range(draw.choice((1, 1, 2)) if self._planted else 0):
+            planted = draw.choice(self._planted)
+            cut = draw.choice((0, len(result.vectors), draw.randrange(len(result.vectors) + 1)))
+            result = joined([result.part(0, cut), planted, result.part(cut, None)])
+        return _limited(result)
 
 
-def _pieces(texts: Texts, listed: list[str]) -> list[Piece | None]:
-    read = texts.segments(listed)
-    parts = zip(listed, read.vectors.split(read.counts.tolist()), read.tokens, strict=True)
-    return [Piece(vectors, tokens, buckets(tokens)) if text.strip() else None for text, vectors, tokens in parts]
+def _some(windows: Sequence[Piece], draw: random.Random) -> Sequence[Piece]:
+    """Enough to learn from; a long template has a hundred, which cost time in every batch."""
+    return draw.sample(windows, min(_WINDOWS, len(windows)))
 
 
-def _joined(parts: Sequence[Piece]) -> Piece:
-    vectors = torch.cat([part.vectors for part in parts])
-    if len(vectors) > MAX_SEGMENTS:
-        head = MAX_SEGMENTS * 3 // 5
-        vectors = torch.cat([vectors[:head], vectors[-(MAX_SEGMENTS - head) :]])
-    # the few n-grams across the joints are left out
-    return Piece(
-        vectors, [t for part in parts for t in part.tokens], torch.unique(torch.cat([part.grams for part in parts]))
-    )
+def _pieces(texts: Texts, listed: Sequence[str]) -> list[Piece | None]:
+    return [piece if text.strip() else None for text, piece in zip(listed, texts.pieces(listed), strict=True)]
+
+
+def _limited(whole: Piece) -> Piece:
+    """As `segments.spans` cuts a long text."""
+    if len(whole.vectors) <= MAX_SEGMENTS:
+        return whole
+    head = MAX_SEGMENTS * 3 // 5
+    return joined([whole.part(0, head), whole.part(head - MAX_SEGMENTS, None)])

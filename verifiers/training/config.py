@@ -9,7 +9,7 @@ import msgspec
 import yaml
 
 from safeladder.verifiers.training.fit import Fitting
-from safeladder.verifiers.training.gate import Gate
+from safeladder.verifiers.training.stages.leakage import Gate
 
 
 class ConfigError(ValueError):
@@ -31,7 +31,6 @@ class Source(msgspec.Struct, forbid_unknown_fields=True):
 class HeadConfig(msgspec.Struct, forbid_unknown_fields=True):
     """One head. `takes`: see `heads.bundle.Said`; `context: grounding`: the numbers of `heads/grounding.py`.
 
-    `folds`: lists of sources; for each, a head is trained without them and measured on them, and thrown away.
     `baseline`: measure a bag of words (`baseline.py`) on the same rows.
     """
 
@@ -40,10 +39,11 @@ class HeadConfig(msgspec.Struct, forbid_unknown_fields=True):
     data: list[Source]
     hidden: int = 48
     wide: bool = True
+    windowed: bool = False
+    divides: bool = False
     takes: list[str] = []
     context: Literal["", "grounding"] = ""
     fitting: Fitting = Fitting()
-    folds: list[list[str]] = []
     deduplicate: bool = True
     baseline: bool = False
 
@@ -52,6 +52,7 @@ class HeadsConfig(msgspec.Struct, forbid_unknown_fields=True):
     """A file of heads. Paths are relative to the configuration. `evaluation`: files that no training row may share text with.
 
     `templates` and `planted`: files of jailbreak wrappers and of sentences to plant, for training; every third is kept for measuring.
+    `folds`: lists of sources; for each, the heads that saw them are trained without them and measured on them, and thrown away.
     """
 
     kind: Literal["heads"]
@@ -61,6 +62,7 @@ class HeadsConfig(msgspec.Struct, forbid_unknown_fields=True):
     templates: str = ""
     planted: str = ""
     evaluation: list[str] = []
+    folds: list[list[str]] = []
     gate: Gate = Gate()
     seed: int = 20_250_728
 

@@ -11,9 +11,10 @@ import structlog
 import torch
 from torch import Tensor, nn
 
-from safeladder.verifiers.heads.model import LANGUAGES, Head, Shape, View, assemble
-from safeladder.verifiers.heads.ngrams import buckets
-from safeladder.verifiers.training.augment import Piece, Wraps
+from safeladder.verifiers.heads.bundle import Bundle
+from safeladder.verifiers.heads.model import LANGUAGES, Head, Shape, View, view
+from safeladder.verifiers.heads.pieces import Piece
+from safeladder.verifiers.training.augment import Wraps
 from safeladder.verifiers.training.examples import Example
 from safeladder.verifiers.training.texts import Texts
 
@@ -38,32 +39,35 @@ class Fitting:
 
 
 class Corpus:
-    """Examples with their texts encoded, and batches of them as a head takes them."""
+    """Examples with their texts encoded, and batches of them as a head takes them.
 
-    def __init__(self, texts: Texts, wraps: Wraps | None = None) -> None:
+    In a fit, texts are wrapped and padded at random; where a head is measured or calibrated, texts come through the heads that are in
+    `bundle` by then, as they do in a verifier.
+    """
+
+    def __init__(self, texts: Texts, bundle: Bundle, wraps: Wraps | None = None) -> None:
         self._texts, self._wraps = texts, wraps
+        self.bundle = bundle
         self._pieces: dict[str, Piece] = {}
 
     def prepare(self, examples: Sequence[Example]) -> None:
         """Encodes every text that is not known yet."""
-        fresh = [
-            text for text in dict.fromkeys(t for e in examples for t in (e.first, e.second)) if text not in self._pieces
-        ]
-        read = self._texts.segments(fresh)
-        for text, vectors, tokens in zip(fresh, read.vectors.split(read.counts.tolist()), read.tokens, strict=True):
-            self._pieces[text] = Piece(vectors, tokens, buckets(tokens))
+        texts = list(dict.fromkeys(text for example in examples for text in (example.first, example.second)))
+        self._pieces.update(zip(texts, self._texts.pieces(texts), strict=True))
 
     def sizes(self, examples: Sequence[Example]) -> list[int]:
         """Segments of each example's longer text."""
         return [max(len(self._pieces[e.first].vectors), len(self._pieces[e.second].vectors)) for e in examples]
 
-    def views(
-        self, examples: Sequence[Example], fitting: Fitting | None = None, draw: random.Random | None = None
-    ) -> tuple[View, View]:
-        """First and second texts; with `fitting` some are wrapped or padded as `draw` decides."""
+    def sides(self, examples: Sequence[Example]) -> tuple[View, View]:
+        """First and second texts as a verifier's heads are given them."""
+        return self.bundle.sides([self._pieces[e.first] for e in examples], [self._pieces[e.second] for e in examples])
+
+    def augmented(self, examples: Sequence[Example], fitting: Fitting, draw: random.Random) -> tuple[View, View]:
+        """First and second texts, some wrapped or padded as `draw` decides."""
         first = [self._pieces[example.first] for example in examples]
         second = [self._pieces[example.second] for example in examples]
-        if fitting is not None and draw is not None and self._wraps is not None:
+        if self._wraps is not None:
             for row, example in enumerate(examples):
                 if not example.wraps:
                     continue
@@ -71,7 +75,7 @@ class Corpus:
                     first[row] = self._wraps.template(first[row], draw)
                 if example.second and draw.random() < fitting.pad:
                     second[row] = self._wraps.padding(second[row], draw)
-        return tuple(assemble([p.vectors for p in side], [p.grams for p in side]) for side in (first, second))  # type: ignore[return-value]
+        return view(first), view(second)
 
 
 def fit(
@@ -95,7 +99,7 @@ def fit(
         total = 0.0
         for places in _batches(corpus.sizes(examples), fitting.batch, draw):
             batch = [examples[place] for place in places]
-            sides = corpus.views(batch, fitting, draw)
+            sides = corpus.augmented(batch, fitting, draw)
             found = head(*sides, context(batch, *sides) if context else None)
             each = loss(found, torch.tensor([example.target for example in batch]))
             value = (each * weights[places]).mean()
@@ -149,7 +153,7 @@ def logits(head: Head, examples: Sequence[Example], corpus: Corpus, context: Con
     for start in range(0, len(order), 256):
         places = order[start : start + 256]
         batch = [examples[place] for place in places]
-        sides = corpus.views(batch)
+        sides = corpus.sides(batch)
         result[places] = head(*sides, context(batch, *sides) if context else None)
     return result
 

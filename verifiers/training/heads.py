@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,17 @@ from torch import Tensor
 
 from safeladder.verifiers.heads import grounding
 from safeladder.verifiers.heads.bundle import Bundle, Said
-from safeladder.verifiers.heads.model import Shape, View
+from safeladder.verifiers.heads.model import Head, Shape, View
 from safeladder.verifiers.training import report
 from safeladder.verifiers.training.augment import Wraps
 from safeladder.verifiers.training.baseline import accuracies
 from safeladder.verifiers.training.config import ConfigError, HeadConfig, HeadsConfig, load
 from safeladder.verifiers.training.examples import Example, part
 from safeladder.verifiers.training.fit import Context, Corpus, calibrate, fit, logits
-from safeladder.verifiers.training.gate import Index, evaluation_texts, without_duplicates
+from safeladder.verifiers.training.planted import planted_sentences
 from safeladder.verifiers.training.readers import OWN, READERS
+from safeladder.verifiers.training.stages.duplicates import near_duplicates
+from safeladder.verifiers.training.stages.leakage import LeakageGate, evaluation_texts
 from safeladder.verifiers.training.texts import Texts
 
 log = structlog.get_logger()
@@ -46,29 +48,26 @@ def train(
     target = out or path.parent / config.out
     texts = Texts(cache)
     wraps, held_templates, held_planted = _wraps(config, folder, texts)
-    corpus = Corpus(texts, wraps)
-    gate = (
-        Index(evaluation_texts([path.parent / file for file in config.evaluation]), config.gate)
-        if config.evaluation
-        else None
-    )
+    gate = LeakageGate(evaluation_texts([path.parent / file for file in config.evaluation]), **asdict(config.gate))
     bundle = Bundle({}, {})
-    found: dict[str, Any] = {"heads": {}}
+    corpus = Corpus(texts, bundle, wraps)
+    rows: dict[str, list[Example]] = {}
+    found: dict[str, Any] = {"heads": {}, "folds": []}
     for name, head in config.heads.items():
-        examples, left_out = read(head, config, folder, gate)
-        log.info("head.reading", head=name, examples=len(examples), **left_out)
-        corpus.prepare(examples)
+        rows[name], left_out = read(head, config, folder, gate)
+        log.info("head.reading", head=name, examples=len(rows[name]), **left_out)
+        corpus.prepare(rows[name])
         context = _context(head, bundle)
-        bundle.said[name] = Said(_shape(head, bundle), head.classes, head.takes)
-        bundle.heads[name], result = _one(bundle.said[name].shape, head, examples, corpus, context)
+        fitted, result = _one(_shape(head, bundle), head, rows[name], corpus, context)
         result["left_out"] = left_out
-        result["attacks"] = report.attacks(bundle.heads[name], examples, corpus, context, held_templates, held_planted)
-        if folds:
-            result["folds"] = [
-                _fold(sources, bundle.said[name].shape, head, examples, corpus, context) for sources in head.folds
-            ]
+        result["attacks"] = report.attacks(fitted, rows[name], corpus, context, held_templates, held_planted)
         result["licences"] = {source.name: source.licence for source in head.data}
         found["heads"][name] = result
+        bundle.add(name, Said(fitted.shape, head.classes, head.takes), fitted)
+    if folds:
+        found["folds"] = [
+            _fold(sources, config, rows, bundle, Corpus(texts, Bundle({}, {}), wraps)) for sources in config.folds
+        ]
     found["version"] = bundle.save(target.with_suffix(".safetensors"))
     target.with_suffix(".json").write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     report.write_card(target.with_suffix(".md"), found)
@@ -76,7 +75,7 @@ def train(
 
 
 def read(
-    head: HeadConfig, config: HeadsConfig, folder: Path, gate: Index | None
+    head: HeadConfig, config: HeadsConfig, folder: Path, gate: LeakageGate
 ) -> tuple[list[Example], dict[str, int]]:
     """The head's examples, and how many were left out: near-duplicates among those learnt from, and what an evaluation file holds."""
     draw = random.Random(config.seed)
@@ -95,9 +94,11 @@ def read(
     ]  # as they come: what is judged repeats too
     learnt = [e for e in exact if not (e.source.endswith(HELD) or part(e.group) == "test")]
     if head.deduplicate:
-        learnt = without_duplicates(learnt, [f"{e.first}\n{e.second}" for e in learnt], config.gate)
+        texts = [f"{e.first}\n{e.second}" for e in learnt]
+        near = near_duplicates(texts, [e.target for e in learnt], config.gate.near)
+        learnt = [example for example, match in zip(learnt, near, strict=True) if match is None]
     kept = learnt + measured
-    clean = [e for e in kept if gate is None or not (gate.holds(e.first) or gate.holds(e.second))]
+    clean = [e for e in kept if gate.leak(e.first) is None and gate.leak(e.second) is None]
     return clean, {"duplicates": len(examples) - len(kept), "leaked": len(kept) - len(clean)}
 
 
@@ -107,7 +108,8 @@ HELD = " (held out)"
 def _shape(head: HeadConfig, bundle: Bundle) -> Shape:
     taken = sum(bundle.said[name.partition("@")[0]].shape.classes for name in head.takes)
     classes = 1 if len(head.classes) == 2 else len(head.classes)
-    return Shape(head.reads, classes, head.hidden, taken + (grounding.FEATURES if head.context else 0), head.wide)
+    context = taken + (grounding.FEATURES if head.context else 0)
+    return Shape(head.reads, classes, head.hidden, context, head.wide, head.windowed, head.divides)
 
 
 def _context(head: HeadConfig, bundle: Bundle) -> Context | None:
@@ -129,15 +131,13 @@ def _context(head: HeadConfig, bundle: Bundle) -> Context | None:
 
 def _one(
     shape: Shape, head: HeadConfig, examples: Sequence[Example], corpus: Corpus, context: Context | None
-) -> tuple[Any, dict[str, Any]]:
-    usable = [example for example in examples if not example.source.endswith(HELD)]
-    fitted = fit(shape, [e for e in usable if part(e.group) == "train"], corpus, head.fitting, context)
-    chosen = [e for e in usable if part(e.group) == "validation"]
-    calibrate(fitted, logits(fitted, chosen, corpus, context), chosen)
+) -> tuple[Head, dict[str, Any]]:
+    """A head fitted and calibrated, and its figures on the test part."""
+    fitted = _fitted(shape, head, examples, corpus, context)
     held = [e for e in examples if e.source.endswith(HELD) or part(e.group) == "test"]
     found = report.figures(fitted, held, corpus, context)
     if head.baseline:
-        learnt = [e for e in usable if part(e.group) != "test"]
+        learnt = [e for e in examples if not (e.source.endswith(HELD) or part(e.group) == "test")]
         found["baseline"] = accuracies(
             [f"{e.first} {e.second}" for e in learnt],
             [e.target for e in learnt],
@@ -148,35 +148,52 @@ def _one(
     return fitted, found
 
 
+def _fitted(
+    shape: Shape, head: HeadConfig, examples: Sequence[Example], corpus: Corpus, context: Context | None
+) -> Head:
+    """A head fitted on the train part, and calibrated on the validation part."""
+    usable = [example for example in examples if not example.source.endswith(HELD)]
+    fitted = fit(shape, [e for e in usable if part(e.group) == "train"], corpus, head.fitting, context)
+    chosen = [e for e in usable if part(e.group) == "validation"]
+    calibrate(fitted, logits(fitted, chosen, corpus, context), chosen)
+    return fitted
+
+
 def _fold(
-    sources: Sequence[str],
-    shape: Shape,
-    head: HeadConfig,
-    examples: Sequence[Example],
-    corpus: Corpus,
-    context: Context | None,
+    sources: Sequence[str], config: HeadsConfig, rows: Mapping[str, Sequence[Example]], whole: Bundle, corpus: Corpus
 ) -> dict[str, Any]:
-    """A head that never saw the sources (a name that ends in * stands for all that begin so), measured on all their rows."""
+    """All heads as if the sources did not exist (a name that ends in * stands for all that begin so), measured on all their rows.
+
+    A head that never saw them is taken over, one that saw them is trained again without; so what a head is told by others is clean too.
+    """
 
     def outside(example: Example) -> bool:
         return any(
             example.source == name or (name.endswith("*") and example.source.startswith(name[:-1])) for name in sources
         )
 
-    inside = [e for e in examples if not outside(e) and not e.source.endswith(HELD)]
-    fitted = fit(shape, [e for e in inside if part(e.group) == "train"], corpus, head.fitting, context)
-    chosen = [e for e in inside if part(e.group) == "validation"]
-    calibrate(fitted, logits(fitted, chosen, corpus, context), chosen)
-    held = [e for e in examples if outside(e)]
-    return {"never_trained_on": list(sources), **report.figures(fitted, held, corpus, context)}
+    found: dict[str, Any] = {}
+    for name, head in config.heads.items():
+        held = [example for example in rows[name] if outside(example)]
+        fitted = whole.heads[name]
+        if held:
+            corpus.prepare(rows[name])
+            context = _context(head, corpus.bundle)
+            inside = [example for example in rows[name] if not outside(example)]
+            fitted = _fitted(fitted.shape, head, inside, corpus, context)
+            found[name] = report.figures(fitted, held, corpus, context)
+        corpus.bundle.add(name, whole.said[name], fitted)
+    return {"never_trained_on": list(sources), "heads": found}
 
 
 def _wraps(config: HeadsConfig, folder: Path, texts: Texts) -> tuple[Wraps, list[str], list[str]]:
-    """Templates and sentences for training, and those kept for measuring: every third."""
+    """Templates and sentences for training, and those kept for measuring."""
     templates = _lines(folder / config.templates) if config.templates else []
-    planted = [*_lines(OWN / "planted.jsonl"), *(_lines(folder / config.planted) if config.planted else [])]
-    trained = [[text for place, text in enumerate(listed) if place % 3] for listed in (templates, planted)]
-    return Wraps(texts, *trained), templates[::3], planted[::3]
+    trained = [text for place, text in enumerate(templates) if place % 3]
+    if templates:
+        trained += _lines(OWN / "frames.jsonl")
+    planted, held = planted_sentences(folder / config.planted if config.planted else None)
+    return Wraps(texts, trained, planted), templates[::3], held
 
 
 def _lines(file: Path) -> list[str]:

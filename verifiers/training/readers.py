@@ -17,9 +17,10 @@ import yaml
 from safeladder.verifiers.training import contrast, replies
 from safeladder.verifiers.training.answers import declines, opens_with_refusal, warns
 from safeladder.verifiers.training.examples import Example, part
+from safeladder.verifiers.training.planted import OWN, foreign_sentences, own_sentences
 from safeladder.verifiers.training.replies import compose
+from safeladder.verifiers.training.statements import statements
 
-OWN: Final = Path(__file__).with_name("data")
 COMPLIANCE, PARTIAL, REFUSAL = 0, 1, 2
 
 Row = dict[str, Any]
@@ -152,7 +153,8 @@ def ordinary_answers(file: Path, options: Mapping[str, Any], draw: random.Random
     For `refusal`, some are given a refusal of ours in front: partial. For `answer_harm`, some stand under harmful prompts, off topic.
     """
     head = options["head"]
-    found = draw.sample(load(file), int(options.get("limit", 2000)))
+    # the same answers for every head, which are then encoded once
+    found = random.Random(1).sample(load(file), int(options.get("limit", 2000)))
     harmful = [text for text, is_harmful, _, _ in own_requests() if is_harmful]
     for number, row in enumerate(found):
         prompt, answer = str(row["prompt"]), str(row["response"])[:3000]
@@ -197,14 +199,6 @@ def topic(prompt: str, language: str) -> str:
 
 
 # ------------------------------------------------------------------------------------------------ values
-
-
-def statements(file: Path, options: Mapping[str, Any], draw: random.Random) -> Iterator[Example]:
-    """ETHICS: statements in sets that differ in a few words and stand one after another; runs of 40 lines are split as one."""
-    found = load(file)[: int(options.get("limit", 10**9))]
-    for place, row in enumerate(found):
-        group = f"{options['name']}-{place // 40}"
-        yield Example("", str(row["text"]), int(bool(row["acceptable"])), str(options["name"]), group)
 
 
 def choices(file: Path, options: Mapping[str, Any], draw: random.Random) -> Iterator[Example]:
@@ -305,4 +299,6 @@ READERS: Final[dict[str, Reader]] = {
     "choices": choices,
     "graded": graded,
     "passages": passages,
+    "foreign_sentences": foreign_sentences,
+    "own_sentences": own_sentences,
 }

@@ -15,6 +15,7 @@ from safeladder.verifiers.heads.model import Head
 from safeladder.verifiers.measure.calibration import calibration_error
 from safeladder.verifiers.measure.classification import f1, macro_f1
 from safeladder.verifiers.measure.intervals import wilson
+from safeladder.verifiers.measure.length import accuracy_matched
 from safeladder.verifiers.measure.ranking import auroc
 from safeladder.verifiers.training.examples import Example, part
 from safeladder.verifiers.training.fit import Context, Corpus, logits, probabilities
@@ -26,12 +27,15 @@ _SEED = 7
 
 
 def figures(head: Head, held: Sequence[Example], corpus: Corpus, context: Context | None) -> dict[str, Any]:
-    """Slice -> figures: `all`, `en`, `zh`, and each source."""
+    """Slice -> figures: `all`, `en`, `zh`, each source, and all contrasts. `caught`: positives called so; `flagged`: negatives called so;
+    `matched`: accuracy among second texts of like length."""
     said = probabilities(head, logits(head, held, corpus, context), held)
     slices: dict[str, list[int]] = {"all": list(range(len(held)))}
     for row, example in enumerate(held):
         slices.setdefault(example.language, []).append(row)
         slices.setdefault(example.source, []).append(row)
+        if example.source.startswith("contrast/"):
+            slices.setdefault("contrasts", []).append(row)
     return {
         "slices": {name: _figures(said[rows], [held[row] for row in rows]) for name, rows in sorted(slices.items())}
     }
@@ -60,8 +64,20 @@ def _figures(said: torch.Tensor, held: Sequence[Example]) -> dict[str, float]:
         "low": low,
         "high": high,
     }
-    values |= {"ece": calibration_error(truth, last), "said_positive": float((last >= 0.5).mean())}
+    yes = last >= 0.5
+    values |= {
+        "ece": calibration_error(truth, last),
+        "caught": _mean(yes[truth == 1]),
+        "flagged": _mean(yes[truth == 0]),
+    }
+    length = np.array([float(len(example.second)) for example in held])
+    if said.ndim == 1 and length.any():
+        values["matched"] = accuracy_matched(truth, last, length)
     return {key: round(float(value), 4) for key, value in values.items() if value == value}  # nan: one class only
+
+
+def _mean(said: np.ndarray[Any, Any]) -> float:
+    return float(said.mean()) if len(said) else float("nan")
 
 
 def attacks(
@@ -79,7 +95,7 @@ def attacks(
     draw = random.Random(_SEED)
     held = [e for e in examples if part(e.group) == "test" and e.wraps]
     result: dict[str, float] = {}
-    if templates and head.shape.reads != "second":
+    if templates and held and head.shape.reads != "second":
         rows = draw.sample([e for e in held if e.target == 1], min(_ATTACKED, sum(e.target == 1 for e in held)))
         wrapped = [_with(e, first=_filled(draw.choice(templates), e.first)) for e in rows]
         before, after = _decisions(head, rows, corpus, context), _decisions(head, wrapped, corpus, context)
@@ -95,7 +111,7 @@ def attacks(
         result["wrapped_false_alarms"] = float((alarms == 1).mean())
     if planted and held and head.shape.reads != "first":
         rows = draw.sample(held, min(2 * _ATTACKED, len(held)))
-        after_rows = [_with(e, second=f"{e.second}\n{draw.choice(planted)}") for e in rows]
+        after_rows = [_with(e, second=_planted(e.second, draw.choice(planted), draw)) for e in rows]
         before, after = _decisions(head, rows, corpus, context), _decisions(head, after_rows, corpus, context)
         result |= {"planted_rows": len(rows), "planted_changed": float((before != after).mean())}
     return {key: round(value, 4) for key, value in result.items()}
@@ -103,6 +119,13 @@ def attacks(
 
 def _with(example: Example, **changes: str) -> Example:
     return replace(example, **changes)  # type: ignore[arg-type]
+
+
+def _planted(text: str, sentence: str, draw: random.Random) -> str:
+    """The sentence on a line of its own, somewhere in the text."""
+    lines = text.split("\n")
+    lines.insert(draw.randint(0, len(lines)), sentence)
+    return "\n".join(lines)
 
 
 def _filled(template: str, text: str) -> str:
@@ -127,7 +150,7 @@ def write_card(path: Path, found: dict[str, Any]) -> None:
 
 def tables(found: dict[str, Any]) -> str:
     """The figures as Markdown."""
-    columns = ("rows", "positive", "auroc", "accuracy", "f1", "macro_f1", "ece", "said_positive")
+    columns = ("rows", "positive", "auroc", "accuracy", "f1", "macro_f1", "ece", "caught", "flagged", "matched")
     lines = [f"Version `{found['version']}`."]
     for name, result in found["heads"].items():
         lines += ["", f"**{name}**, held-out rows of sources trained on:", "", _header(columns)]
@@ -135,14 +158,6 @@ def tables(found: dict[str, Any]) -> str:
         if "baseline" in result:
             shares = ", ".join(f"{part} {share:.3f}" for part, share in result["baseline"].items())
             lines += ["", f"Accuracy of TF-IDF with logistic regression on the same rows: {shares}."]
-        for fold in result.get("folds", ()):
-            lines += [
-                "",
-                f"**{name}**, trained without {', '.join(fold['never_trained_on'])}, on all of their rows:",
-                "",
-                _header(columns),
-            ]
-            lines += [_line(label, figures, columns) for label, figures in fold["slices"].items()]
         if result.get("attacks"):
             lines += [
                 "",
@@ -150,6 +165,11 @@ def tables(found: dict[str, Any]) -> str:
                 + ", ".join(f"{key} {value:g}" for key, value in result["attacks"].items())
                 + ".",
             ]
+    for fold in found.get("folds", ()):
+        for name, result in fold["heads"].items():
+            lines += ["", f"**{name}**, trained without {', '.join(fold['never_trained_on'])}, on all of their rows:"]
+            lines += ["", _header(columns)]
+            lines += [_line(label, figures, columns) for label, figures in result["slices"].items()]
     return "\n".join(lines)
 
 

@@ -25,6 +25,7 @@ from safeladder.policies import model as models
 from safeladder.policies.engines.base import Engine, EngineError, GeneratedSequence
 from safeladder.policies.engines.registry import create
 from safeladder.policies.engines.sampling import truncate
+from safeladder.protocol.images import Image
 from safeladder.protocol.messages import Sampling
 
 LIMITS = {"max_sequences": 8, "max_tokens": 8192}
@@ -278,6 +279,16 @@ class Conformance(WeightsConformance):
             served.run(served.engine.generate([5], Sampling(samples=LIMITS["max_sequences"] + 1)))
         with pytest.raises(ValueError):
             served.run(served.engine.generate([5], Sampling(max_new_tokens=10**6)))
+        assert len(served.run(served.engine.generate([5], Sampling(max_new_tokens=2)))) == 1
+
+    def test_images_are_refused_where_the_policy_takes_none_and_the_engine_goes_on(self, served):
+        image = Image("image/png", b"of no policy of text")
+        for asked in (
+            served.engine.generate([5], Sampling(), images=[image]),
+            served.engine.score([5], [6], images=[image]),
+        ):
+            with pytest.raises(ValueError, match="image"):
+                served.run(asked)
         assert len(served.run(served.engine.generate([5], Sampling(max_new_tokens=2)))) == 1
 
     def test_scores_are_the_models_own(self, served):

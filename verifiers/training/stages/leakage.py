@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, Literal
 
 from safeladder.verifiers.rules.words import words
@@ -11,6 +14,18 @@ from safeladder.verifiers.training.stages.duplicates import NearIndex, plain
 NGRAM: Final = 8  # words, of which a Chinese character is one
 
 Leak = Literal["exact", "near", "overlap"]
+
+
+_FIELDS: Final = ("prompt", "response", "text", "chosen", "rejected")
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What counts as leaked: near-duplication from the similarity `near` on, or the share `share` of word n-grams held by evaluation."""
+
+    near: float = 0.8
+    ngram: int = NGRAM
+    share: float = 0.5
 
 
 class LeakageGate:
@@ -44,3 +59,14 @@ class LeakageGate:
     def _ngrams(self, text: str) -> Sequence[tuple[str, ...]]:
         found = words(text)
         return [tuple(found[start : start + self._ngram]) for start in range(len(found) - self._ngram + 1)]
+
+
+def evaluation_texts(files: Sequence[Path]) -> list[str]:
+    """All texts of files of JSON lines that a verifier could be measured on."""
+    found = []
+    for file in files:
+        with file.open(encoding="utf-8") as lines:
+            for line in lines:
+                row = json.loads(line) if line.strip() else {}
+                found += [str(row[field]) for field in _FIELDS if row.get(field)]
+    return found
