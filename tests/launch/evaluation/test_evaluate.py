@@ -181,7 +181,7 @@ def test_what_was_answered_and_judged_is_not_asked_again(tmp_path: Path) -> None
 def test_five_hundred_records_go_on_after_sigkill_with_nothing_answered_twice(tmp_path: Path) -> None:
     rows = [{"label": "safety", "prompt": f"question {number}"} for number in range(500)]
     records, out = written(tmp_path / "r.jsonl", rows), tmp_path / "out"
-    engine = {"median_tokens": 12.0, "step_s": 0.02, "step_sequence_s": 0.0, "scale": 1.0}
+    engine = {"median_tokens": 12.0, "step_s": 0.006, "step_sequence_s": 0.0, "scale": 1.0}
     file = tmp_path / "evaluation.yaml"
     file.write_text(
         json.dumps(
