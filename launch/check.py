@@ -20,7 +20,7 @@ from typing import Any, Final, Literal, TextIO
 import psutil
 from rich.table import Table
 
-from safeladder.launch import tasks
+from safeladder.launch import planner, tasks
 from safeladder.launch.config import Config, ConfigError, nearest
 from safeladder.launch.export.sink import sink_class
 from safeladder.launch.factory import actor_class, actor_options
@@ -53,9 +53,14 @@ class Finding:
 Findings = Iterator[Finding]
 
 
-def check(config: Config) -> list[Finding]:
-    """Everything that is wrong or doubtful, errors first; empty where nothing is."""
-    findings = [finding for examine in CHECKS for finding in examine(config)]
+def check(config: Config, elsewhere: float | None = None) -> list[Finding]:
+    """Everything that is wrong or doubtful, errors first; empty where nothing is.
+
+    elsewhere: bytes of a device of the machine that the file is for; what this machine has is then not asked.
+    """
+    chosen = [examine for examine in CHECKS if elsewhere is None or examine not in HERE]
+    findings = [finding for examine in chosen for finding in examine(config)]
+    findings += accelerators(config, elsewhere)
     return sorted(findings, key=lambda finding: finding.level)
 
 
@@ -399,6 +404,15 @@ def memory(config: Config) -> Findings:
         yield Finding("warning", "pools", message)
 
 
+def accelerators(config: Config, elsewhere: float | None) -> Findings:
+    """What the pools on GPUs need fits on their devices (planner.py)."""
+    planned = planner.plan(config)
+    if all(each.first is None for each in planned.models):
+        return
+    for pool, message in planner.crowded(planned, elsewhere or planner.device_bytes()):
+        yield Finding("error", f"pools.{pool}", message)
+
+
 def model_bytes(config: Config) -> int:
     """Bytes of the policy's weights as far as they are known without loading them, else 0."""
     if config.policy.model == "embedded":
@@ -455,3 +469,4 @@ def _sighted(config: Config, why: str) -> Findings:
 CHECKS: Final[tuple[Callable[[Config], Findings], ...]] = (
     actors, devices, routes, searchers, capacity, learner_rules, endpoint, sinks, disk, memory, data,
 )  # fmt: skip
+HERE: Final = (devices, disk, memory)  # of this machine

@@ -66,6 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     check = add("check", _check, "prove a configuration before anything starts")
     check.add_argument("file")
     check.add_argument("overrides", nargs="*", metavar="key=value")
+    check.add_argument(
+        "--elsewhere",
+        type=float,
+        metavar="GB",
+        help="check for another machine, whose devices have so much memory each",
+    )
     audit = add("audit", _audit, "prove from a run's files that every task was trained exactly once")
     audit.add_argument("folder", metavar="RUN", type=Path)
     summary = add("summary", _summary, "show what a run came to")
@@ -321,10 +327,16 @@ def _climb(chosen: argparse.Namespace) -> int:
 
 
 def _check(chosen: argparse.Namespace) -> int:
+    from safeladder.launch import planner
     from safeladder.launch.check import check, failed, show
     from safeladder.launch.config import load
 
-    findings = check(load(chosen.file, chosen.overrides))
+    config = load(chosen.file, chosen.overrides)
+    elsewhere = None if chosen.elsewhere is None else chosen.elsewhere * 1e9
+    planned = planner.plan(config)
+    if planned.models or planned.unknown:
+        planner.show(planned, elsewhere or planner.device_bytes(), sys.stdout)
+    findings = check(config, elsewhere)
     show(findings, sys.stdout)
     return 1 if failed(findings) else 0
 

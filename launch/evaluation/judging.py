@@ -42,6 +42,20 @@ class Asked:
     row: Row
 
 
+def made(settings: Settings, role: str) -> Judge:
+    """The verifier of a role with its options. Raises ConfigError where there is none, or it does not take these options."""
+    given = settings.judges.get(role, {})
+    options = {**(DEFAULTS.get(role, {}) if "kind" not in given else {}), **given}
+    if "kind" not in options:
+        raise ConfigError(
+            f"judges.{role}: nothing judges this role: give it a `kind` and what that needs, such as `remote`"
+        )
+    try:
+        return Judge(create(role, options), options)
+    except (UnknownVerifier, BadOptions) as error:
+        raise ConfigError(f"judges.{role}: {error}") from error
+
+
 class Judges:
     """The verifiers of all roles that are asked, made when first needed."""
 
@@ -50,16 +64,7 @@ class Judges:
         self._settings = settings
         self._judges: dict[str, Judge] = {}
         for role in roles:
-            given = settings.judges.get(role, {})
-            options = {**(DEFAULTS.get(role, {}) if "kind" not in given else {}), **given}
-            if "kind" not in options:
-                raise ConfigError(
-                    f"judges.{role}: nothing judges this role: give it a `kind` and what that needs, such as `remote`"
-                )
-            try:
-                self._judges[role] = Judge(create(role, options), options)
-            except (UnknownVerifier, BadOptions) as error:
-                raise ConfigError(f"judges.{role}: {error}") from error
+            self._judges[role] = made(settings, role)
         if unused := sorted(settings.judges.keys() - DEFAULTS.keys() - set(roles)):
             raise ConfigError(
                 f"judges.{unused[0]}: no chosen suite asks for this role; asked are {', '.join(sorted(roles))}"

@@ -17,6 +17,7 @@ from safeladder.actors.deliberation import DeliberationOptions
 from safeladder.launch.config import ConfigError
 from safeladder.launch.evaluation.answering import Prompting, Task, fingerprint, question
 from safeladder.launch.evaluation.deliberating import Deliberator
+from safeladder.launch.evaluation.judging import made
 from safeladder.launch.evaluation.settings import PLAIN, Settings
 from safeladder.launch.evaluation.store import Response
 from safeladder.policies.engines import registry as engines
@@ -34,7 +35,6 @@ from safeladder.protocol.images import Image, images, refer
 from safeladder.protocol.messages import Record, Sampling
 from safeladder.verifiers.contract import OPEN, Item, Verifier, run
 from safeladder.verifiers.reading import goodness
-from safeladder.verifiers.registry import BadOptions, UnknownVerifier, create
 from safeladder.verifiers.rules.language import written_in
 
 DIMENSION: Final = "safety"
@@ -91,7 +91,7 @@ class LocalRespondent:
             self._deliberator = Deliberator(settings, self._engine, folder)
         elif settings.strategy != PLAIN:
             self._strategy = self._created({})
-            self._judge = _judge(settings)
+            self._judge = made(settings, DIMENSION).verifier
 
     def identity(self) -> Any:
         settings = self._settings
@@ -242,10 +242,3 @@ class LocalRespondent:
 
     def _seed(self, task: Task) -> int:
         return task.seed(self._settings.seed)
-
-
-def _judge(settings: Settings) -> Verifier:
-    try:
-        return create(DIMENSION, settings.judges.get(DIMENSION, {}))
-    except (UnknownVerifier, BadOptions) as error:
-        raise ConfigError(f"judges.{DIMENSION}: {error}") from error

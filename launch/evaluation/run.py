@@ -68,20 +68,22 @@ def evaluate(settings: Settings, stream: TextIO | None = None) -> Report:
     for one that does not start. What fails for a record alone is counted.
     """
     stream = stream or sys.stderr
-    works = _chosen(settings)
+    works = works_of(settings)
     folder = Path(settings.out).expanduser() if settings.out else None
     roles = sorted({role for work in works for task in work.tasks for role in work.suite.roles(task.record)})
     judges = Judges(settings, roles)
     every = {task.item: task for work in works for task in work.tasks}
     with ExitStack() as stack:
-        store = stack.enter_context(VerdictFile(folder / "verdicts.jsonl" if _made(folder) and folder else None))
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        store = stack.enter_context(VerdictFile(folder and folder / "verdicts.jsonl"))
         responses: dict[str, Response] = {}
         real = True
         if every:
             answering = respondent(settings)
             real = answering.real
-            path = folder / "responses.jsonl" if folder else None
-            known = stack.enter_context(ResponseFile(path, digest_of(answering.identity())))
+            name = digest_of(answering.identity())
+            known = stack.enter_context(ResponseFile(folder and folder / "responses.jsonl", name))
             responses = asyncio.run(answers(answering, list(every.values()), known, stream))
         verdicts = _verdicts(works, responses, judges, store, stream)
         columns, failed = _columns(works, responses, verdicts)
@@ -94,17 +96,11 @@ def evaluate(settings: Settings, stream: TextIO | None = None) -> Report:
     return report
 
 
-def _made(folder: Path | None) -> bool:
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder is not None
-
-
 # -------------------------------------------------------------------------------------------------------- choosing
 
 
-def _chosen(settings: Settings) -> list[Work]:
-    """Suites with their tasks. Without names: all that find a record. Raises ConfigError where a named one finds none."""
+def works_of(settings: Settings) -> list[Work]:
+    """The suites of an evaluation with their tasks. Without names: all that find a record. ConfigError where a named one finds none."""
     records = _records(settings)
     names = settings.suites or list(SUITES)
     suites = [*create(names, settings), *benchmarks.suites(settings)]

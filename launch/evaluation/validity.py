@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from safeladder.launch.config import ConfigError
-from safeladder.launch.evaluation.judging import DEFAULTS
+from safeladder.launch.evaluation.judging import made
 from safeladder.launch.evaluation.settings import Settings
 from safeladder.launch.evaluation.statistics import Column
 from safeladder.launch.terminal import counting
 from safeladder.protocol.messages import Verdict
-from safeladder.verifiers.judging import Judge, VerdictFile, judge
+from safeladder.verifiers.judging import VerdictFile, judge
 from safeladder.verifiers.reading import decision
-from safeladder.verifiers.registry import create
 from safeladder.verifiers.rows import Row, RowsError, polarity, read
 
 ROLES: Final = {"harmful": "safety", "flagged": "safety", "acceptable": "value", "correct": "knowledge"}
@@ -46,11 +45,7 @@ def _field(settings: Settings, field: str, rows: list[Row], store: VerdictFile, 
     role = ROLES.get(field)
     if role is None:
         raise ConfigError(f"labelled: no role answers for the field {field!r}; known are {', '.join(ROLES)}")
-    given = settings.judges.get(role, {})
-    options = {**(DEFAULTS.get(role, {}) if "kind" not in given else {}), **given}
-    if "kind" not in options:
-        raise ConfigError(f"judges.{role}: nothing judges this role, which the labelled field {field!r} needs")
-    judged = Judge(create(role, options), options)
+    judged = made(settings, role)
     judged.verifier.start()
     try:
         with counting(f"labelled {field}", len(rows), stream) as done:

@@ -21,8 +21,8 @@ TASKS = {
 
 
 class M3oralBench(Benchmark):
-    """Rows with `question`, `options` (a list or a map by letter), `answer` (a letter, or an option's text), `image`, `foundation`; the task
-    is a field `task` or stands in the file's name. accuracy: the mean of the three tasks, which count the same."""
+    """Rows with `question`, `options` (a list or a map by letter), `answer` (a letter, or an option's text), `image`, `foundation`; the
+    task is a field `task` or stands in the file's name. accuracy: the mean of the three tasks, which count the same."""
 
     name = "m3oralbench"
 

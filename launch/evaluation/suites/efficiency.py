@@ -1,4 +1,7 @@
-"""Efficiency: what the thoughts cost in tokens, beside what they are for. Measured over records with a rule for their answer, and harmful ones."""
+"""Efficiency: what the thoughts cost in tokens, beside what they are for.
+
+Measured over records with a rule for their answer, and harmful ones.
+"""
 
 from __future__ import annotations
 
