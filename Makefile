@@ -8,10 +8,16 @@ NODE := launch/examples/node
 CONFIG ?= launch/cluster.yaml
 ARGS ?=
 
-.PHONY: run test check format simulate benchmark benchmark-learner engines test-engines clean
+.PHONY: run climb test check format simulate benchmark benchmark-learner engines test-engines clean
 
 run: $(STAMP)
 	$(BIN)/safeladder launch $(CONFIG) $(ARGS)
+
+# The whole ladder; LADDER names another file.
+LADDER ?= launch/ladder/quickstart.yaml
+
+climb: $(STAMP)
+	$(BIN)/safeladder climb $(LADDER) $(ARGS)
 
 # Two workers, a file of tests to each at a time, one thread each: whole runs (which stand in tests/ itself) first.
 test: $(STAMP) node check

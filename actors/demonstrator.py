@@ -28,6 +28,7 @@ from safeladder.actors.generator import earlier_turns, question
 from safeladder.policies.search.deliberate import grammar
 from safeladder.protocol import codec
 from safeladder.protocol import messages as m
+from safeladder.protocol.images import ImageError, references
 
 COMPLETION: Final = "completion"  # of a record: what is to be learned, without `policy.prefix` or with it
 SEGMENTS: Final = "segments"
@@ -57,15 +58,15 @@ class Demonstrator(Actor):
 
     async def start(self) -> None:
         from safeladder.policies import model
+        from safeladder.policies.vision import Processor
 
         policy = self.config.policy
         path = await asyncio.to_thread(model.resolve, policy.model, Path(policy.cache) if policy.cache else None)
         self._tokenizer = await asyncio.to_thread(model.load_tokenizer, path)
+        self._processor = await asyncio.to_thread(Processor.open, path, self._tokenizer)
 
     def handle(self, delivery: Delivery) -> Output:
         """One completion. Raises Reject for a record that demonstrates nothing."""
-        from safeladder.policies.model import encode_prompt
-
         group, record = delivery.group, delivery.group.record
         if self.options.accepted_only and not record.extra.get("accepted", True):
             raise Reject(f"{record.id!r} was not accepted by who edited it")
@@ -84,7 +85,7 @@ class Demonstrator(Actor):
             raise Reject(f"{record.id!r}: its completion has {len(flat)} tokens, {self.options.max_tokens} may")
         own = np.repeat(np.array([segment.own for segment in segments], np.uint8), [len(part) for part in tokens])
         arrays: codec.Arrays = {
-            "prompt_ids": np.array(encode_prompt(self._tokenizer, question(record), system, prefix, shots), np.int32),
+            "prompt_ids": np.array(self._prompt(record, system, prefix, shots), np.int32),
             "lengths": np.array([len(flat)], np.int32),
             "completion_ids": np.array(flat, np.int32),
             "behaviour_logprobs": np.zeros(len(flat), np.float32),
@@ -94,6 +95,18 @@ class Demonstrator(Actor):
         self.log.info("group.demonstrated", id=delivery.id, own_tokens=int(own.sum()), tokens=len(flat))
         said = m.Completion(text, "stop" if ended else "length")
         return Output(msgspec.structs.replace(group, completions=[said], system=system, prefix=prefix), arrays)
+
+    def _prompt(self, record: m.Record, system: str | None, prefix: str, shots: Sequence[tuple[str, str]]) -> list[int]:
+        """As a generator encodes it, images included. Raises Reject."""
+        from safeladder.policies.model import ModelError, encode_prompt
+
+        try:
+            sizes = [(reference.width, reference.height) for reference in references(record)]
+            return encode_prompt(
+                self._tokenizer, question(record), system, prefix, shots, images=sizes, processor=self._processor
+            )
+        except (ImageError, ModelError) as error:
+            raise Reject(f"{record.id!r}: {error}") from None
 
     def _encode(self, text: str) -> list[int]:
         ids: Sequence[int] = self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]

@@ -24,7 +24,16 @@ from safeladder.actors.deliberation import Answered, Deliberation, language_of
 from safeladder.actors.pools import Caller, PoolJudge
 from safeladder.policies.search.base import Judgement, Result
 from safeladder.policies.search.edits.memory import EditMemory, guidance
-from safeladder.policies.search.edits.session import Draft, Edit, EditError, Kind, Session, SessionStep, parted
+from safeladder.policies.search.edits.session import (
+    Draft,
+    Edit,
+    EditError,
+    Kind,
+    Session,
+    SessionStep,
+    parted,
+    without_end,
+)
 from safeladder.policies.search.scoring import SAFETY
 from safeladder.protocol import codec
 from safeladder.protocol import messages as m
@@ -228,12 +237,13 @@ class Interventions:
         made = []
         for node in result.tree.path(result.chosen) if result.chosen else []:
             step, at = node.step, 0
-            for part in parted(step.token_ids, self._decode, delimiters) if step.own else [step.token_ids]:
+            tokens = without_end(step.token_ids, self._decode)
+            for part in parted(tokens, self._decode, delimiters) if step.own else [tokens]:
                 here = slice(at, at := at + len(part))
                 made.append(
                     SessionStep(
                         session.named(),
-                        step.text if len(part) == len(step.token_ids) else self._decode(part),
+                        step.text if len(part) == len(tokens) else self._decode(part),
                         part,
                         "policy" if step.own else "strategy",
                         dict(node.scores),

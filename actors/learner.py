@@ -113,7 +113,9 @@ class Learner(Actor):
 
         self._training = gather(self.context, self.options.ranks, self.options.ranks_timeout_s)
         recipe = from_mapping(dataclasses.asdict(self.config.recipe))
-        self._preparation = Preparation(self.config, recipe, self._training.tokenizer, ImageSource(self).fetch)
+        self._preparation = Preparation(
+            self.config, recipe, self._training.tokenizer, ImageSource(self).fetch, self._training.gallery
+        )
         state = self._training.state
         if self._training.restored:
             path = str(self._training.restored)

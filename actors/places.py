@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safeladder.actors.actor import Delivery, Reject
 from safeladder.launch.config import Config
 from safeladder.policies.batch import TrainingGroup
+from safeladder.policies.builtin import ModelError
 from safeladder.policies.recipe import Recipe, RecipeError, Rewards, accuracy, normalised_apart, rewards
 from safeladder.policies.thought import thought_length
 from safeladder.protocol import messages as m
@@ -21,6 +22,7 @@ from safeladder.protocol.images import ImageError, Reference, references
 
 if TYPE_CHECKING:
     from safeladder.policies.credit import Credit
+    from safeladder.policies.vision import Gallery
 
 
 @dataclass
@@ -57,9 +59,11 @@ class Preparation:
         recipe: Recipe,
         tokenizer: Any,
         fetch: Callable[[m.Record], Sequence[Reference]] = references,
+        gallery: Gallery | None = None,
     ) -> None:
-        """fetch: brings a record's images to where this host's ranks read them; raises ImageError."""
-        self._config, self._recipe, self._tokenizer, self._fetch = config, recipe, tokenizer, fetch
+        """fetch: brings a record's images to where this host's ranks read them; raises ImageError. gallery: of a policy that sees."""
+        self._config, self._recipe, self._tokenizer = config, recipe, tokenizer
+        self._fetch, self._gallery = fetch, gallery
         sections = config.constraints
         self._constrained = {*sections, *(section.acts_on for section in sections.values() if section.acts_on)}
         self._credit: Credit | None = None
@@ -86,7 +90,7 @@ class Preparation:
             earned = rewards(group, self._recipe)
         except RecipeError as error:
             raise Reject(str(error)) from None
-        shown = self._shown(group.record)
+        shown = self._shown(group.record, arrays["prompt_ids"])
         ends = np.cumsum(arrays["lengths"])[:-1]
         completions = np.split(arrays["completion_ids"], ends)
         kept = np.split(arrays["own"].astype(np.bool_), ends) if "own" in arrays else None
@@ -114,12 +118,17 @@ class Preparation:
         )
         return earned, training
 
-    def _shown(self, record: m.Record) -> list[str]:
-        """The hashes of the record's images, which can be read from now on."""
+    def _shown(self, record: m.Record, prompt_ids: NDArray[np.int32]) -> list[str]:
+        """The hashes of the record's images, which are here and fit the prompt: a step would fail on every rank otherwise."""
         try:
-            return [reference.hash for reference in self._fetch(record)]
-        except ImageError as error:
+            hashes = [reference.hash for reference in self._fetch(record)]
+            if hashes and self._gallery is None:
+                raise Reject(f"{record.id!r} has images, and this policy takes text only")
+            if self._gallery is not None:
+                self._gallery.named(prompt_ids.tolist(), hashes)
+        except (ImageError, ModelError) as error:
             raise Reject(f"{record.id!r}: {error}") from None
+        return hashes
 
     def _informative(self, training: TrainingGroup) -> bool:
         """Always true where nobody asks (`learner.dynamic_sampling`)."""

@@ -49,12 +49,13 @@ class Reference(Actor):
         from safeladder.policies.scoring import completion_logprobs
 
         group, arrays = delivery.group, delivery.arrays
-        prompt, pictures = arrays["prompt_ids"].tolist(), []
+        prompt, pictures = arrays["prompt_ids"].tolist(), {}
         if has_images(group.record):
             if self._gallery is None:
                 raise Reject(f"{group.record.id!r} has images, and the reference takes text only")
-            pictures = self._gallery.of([each.hash for each in self._images.fetch(group.record)])
-            prompt = self._gallery.processor.named(prompt, pictures)
+            hashes = [each.hash for each in self._images.fetch(group.record)]
+            prompt = self._gallery.named(prompt, hashes)
+            pictures = {picture.name: picture for picture in self._gallery.of(hashes)}
         ends = np.cumsum(arrays["lengths"])[:-1]
         sequences = [(prompt, part.tolist()) for part in np.split(arrays["completion_ids"], ends)]
         with torch.inference_mode():
@@ -63,7 +64,7 @@ class Reference(Actor):
                 sequences,
                 group.sampling.temperature or 1.0,
                 self.options.token_budget,
-                pictures={picture.name: picture for picture in pictures},
+                pictures=pictures,
             )
         logprobs = torch.cat(scored).cpu().numpy().astype(np.float32)
         return Output(group, {**arrays, "reference_logprobs": logprobs})

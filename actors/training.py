@@ -54,7 +54,8 @@ class Training:
         # with adapters the base stays what it was; without, the checkpoint holds the whole model
         source = base if policy.lora else self.restored or base
         self._model, self.tokenizer = model.load(source, policy.dtype, str(ranks.device))
-        self.processor = Processor.open(source, self.tokenizer)
+        self._processor = Processor.open(source, self.tokenizer)
+        self.gallery = Gallery(self._processor, ImageStore(run.images).read) if self._processor else None
         if policy.freeze_vision:
             for module in tower(self._model):
                 module.requires_grad_(False)
@@ -70,7 +71,7 @@ class Training:
             if config.learner.lazy_start
             else None,
             ranks=ranks,
-            gallery=Gallery(self.processor, ImageStore(run.images).read) if self.processor else None,
+            gallery=self.gallery,
         )
         if self.restored:
             checkpoint.restore(self.restored, self._model, self._learner.optimizer)
@@ -159,7 +160,7 @@ class Training:
             self._learner.optimizer,
             state,
             self._ranks,
-            self.processor,
+            self._processor,
         )
         if self._ranks.first:
             checkpoint.retire(self._run.checkpoints, self._keep)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import fcntl
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 
 from safeladder.actors.deliberation import Deliberation, DeliberationOptions, tokenizer_of
 from safeladder.launch.config import ConfigError, Pool, load_resolved
-from safeladder.launch.rundir import RunDirectory
+from safeladder.launch.rundir import RunDirectory, is_live
 from safeladder.launch.serve import served
 from safeladder.policies.finding import resolve
 from safeladder.policies.search.tree import Node
@@ -57,17 +56,6 @@ def answering(searcher: Pool) -> dict[str, Any]:
     """The options of a searcher that say how it answers, without those of how it trains."""
     names = {field.name for field in dataclasses.fields(DeliberationOptions)}
     return {name: value for name, value in searcher.options.items() if name in names}
-
-
-def is_live(run: RunDirectory) -> bool:
-    """Whether a launcher holds the run's lock."""
-    run.info()  # refuses what is no run
-    with run.lock.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
 
 
 def _ask_live(

@@ -482,9 +482,8 @@ def _where(chosen: argparse.Namespace) -> int:
 def _who_waits(chosen: argparse.Namespace) -> int:
     import time
 
-    from safeladder.launch.ask import is_live
     from safeladder.launch.diagnosis import who_waits
-    from safeladder.launch.rundir import RunDirectory
+    from safeladder.launch.rundir import RunDirectory, is_live
 
     run = RunDirectory(chosen.folder)
     waits = who_waits(run, time.time() if is_live(run) else None)

@@ -112,9 +112,10 @@ class Curriculum:
     # ---------------------------------------------------------------------------------------------------- what happens
 
     def observe(self, position: int, accuracy: float | None, trained: bool) -> None:
-        """What became of the group at a position. A second word about it changes nothing. accuracy: share of its samples that qualified;
-        None:
-        unknown."""
+        """What became of the group at a position; a second word about it changes nothing.
+
+        accuracy: share of its samples that qualified; None: unknown.
+        """
         record = self.record(position) if self._state.blocks and position >= self._state.blocks[0].first else None
         if record is None or position in self._observed:
             return
@@ -165,7 +166,8 @@ class Curriculum:
 
     def _drawn(self, family: str, count: int) -> list[int]:
         """The next records of a family that are in the pool, or are tried again; any, where a whole turn had none."""
-        pool, taken, passed = self._pools[family], [], 0
+        pool, passed = self._pools[family], 0
+        taken: list[int] = []
         while len(taken) < count:
             turn, offset = divmod(self._state.cursors.get(family, 0), len(pool))
             index = self._turn(family, turn)[offset]

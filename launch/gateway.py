@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from safeladder.launch import logs
-from safeladder.launch.ask import answering, client, is_live
+from safeladder.launch.ask import answering, client
 from safeladder.launch.config import Config, ConfigError, Pool, load_resolved
-from safeladder.launch.rundir import RunDirectory
+from safeladder.launch.rundir import RunDirectory, is_live
 from safeladder.launch.serve import served
 from safeladder.policies.finding import resolve
 

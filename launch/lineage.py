@@ -24,7 +24,7 @@ from safeladder.policies.ledger import Entry, Ledger
 
 SHOWN: Final = 10
 ENDS: Final = ("finished", "died")
-_OF_A_GROUP: Final = ("group.", "work.failed", "work.postponed", "work.handed_back", "lease.")
+_OF_A_GROUP: Final = ("group.", "work.failed", "work.postponed", "work.handed_back", "lease.", "answer.")
 
 
 class LineageError(RuntimeError):
@@ -218,6 +218,8 @@ def _event(event: Event, sample: int | None) -> Iterator[str]:
                     yield f"answered #{k}: {answer!r}"
         case "group.trained" | "group.dropped":
             yield from _reckoning(event, sample)
+        case "answer.refused":
+            yield f"does not take a late answer of {event['name']}"
         case name:
             said = event.get("error") or event.get("reason") or ""
             yield f"{name}{': ' if said else ''}{said}"

@@ -14,6 +14,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from safeladder.launch.tasks import line, read
 from safeladder.protocol.images import replaced
 from safeladder.protocol.messages import Record
@@ -48,9 +50,8 @@ def record(source: Record) -> Record:
     """The record with its prompt in a picture; it carries the picture itself, so that its file can be taken anywhere."""
     shown = {"type": "image/png", "data": base64.b64encode(draw(source.prompt)).decode()}
     asked = ASKED["zh" if source.language.startswith("zh") else "en"]
-    named = f"{source.id}-pictured"[:200]
-    return replaced(Record(named, source.label, asked, source.reference, source.language, source.category,
-                           source=source.source, extra=dict(source.extra)), [shown])  # fmt: skip
+    pictured = msgspec.structs.replace(source, id=f"{source.id}-pictured"[:200], prompt=asked)
+    return replaced(pictured, [shown])
 
 
 def write(tasks: Sequence[str], output: Path) -> int:

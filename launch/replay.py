@@ -143,7 +143,7 @@ class Replay:
         scratch.images.symlink_to(run.images)
         self._training = Training(self.config, scratch, Ranks.alone())
         recipe: Recipe = from_mapping(dataclasses.asdict(self.config.recipe))
-        self._preparation = Preparation(self.config, recipe, self._training.tokenizer)
+        self._preparation = Preparation(self.config, recipe, self._training.tokenizer, gallery=self._training.gallery)
         self.tokenizer = self._training.tokenizer
         self.made: Replayed | None = None
 

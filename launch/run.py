@@ -77,13 +77,14 @@ def launch(config: Config, run: RunDirectory, stream: TextIO) -> Outcome:
         run.write_info(RunInfo(endpoint, os.getpid(), started, SCHEMA))
         (run.path / "schema.json").write_bytes(msgspec.json.format(msgspec.json.encode(json_schema())))
         log.info("run.started", directory=str(run.path), endpoint=endpoint, resumed=resumed)
-        feed = Feed(run.path / "logs", live_sinks(config.watch, run), from_end=resumed)
+        sinks = live_sinks(config.watch, run)
         begun = time.monotonic()
         guardian = Guardian()
         if folder:
             guardian.remove(folder)
         progress = StepProgress(run.path / "logs", config.learner.steps, stream, from_end=resumed)
         monitor = Monitor(run.path / "logs", Layout.of(config), from_end=resumed)
+        feed = Feed(run.path / "logs", sinks, from_end=resumed)
         watch = Watch(config, run, guardian)
         supervisor = Supervisor(plan(config, run), guardian, watch.on_exit, watch.stalled, progress.notice)
         try:

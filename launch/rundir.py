@@ -12,6 +12,7 @@ weights.key          secret that signs the publications, mode 0600
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 
 import msgspec
@@ -108,3 +109,14 @@ class RunDirectory:
     @property
     def endpoint(self) -> str:
         return self.info().endpoint
+
+
+def is_live(run: RunDirectory) -> bool:
+    """Whether a launcher holds the run's lock."""
+    run.info()  # refuses what is no run
+    with run.lock.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False

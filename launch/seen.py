@@ -12,7 +12,9 @@ STEPS_KEPT: Final = 256
 VERDICTS_KEPT: Final = 256
 MEMORY_EVERY_S: Final = 10.0
 MEMORY_KEPT: Final = 360  # an hour
-MEMORY_SETTLED_S: Final = 10.0  # a process that has just loaded still takes what its first works need
+MEMORY_SETTLED_S: Final = (
+    10.0  # after its first work: until then a process takes what models, optimizer and caches need
+)
 LATE_ANSWERS_KEPT: Final = 256
 BURST: Final = 3  # rises in a row, a status each
 
@@ -31,7 +33,7 @@ class Finding:
 class Seen:
     """What the rules look at. Times in seconds since 1970.
 
-    memory: process (with its pid) -> (time, bytes), each ten seconds; bursts: the same for the last statuses, once it takes works.
+    memory: process (with its pid) -> (time, bytes), each ten seconds; bursts: the same for the last statuses, once it has worked.
     verdicts: verifier -> whether each failed. unattested: process -> its failed probe; refused: what it has since it took a version.
     """
 
@@ -46,7 +48,8 @@ class Seen:
     late: deque[Event] = field(default_factory=lambda: deque(maxlen=LATE_ANSWERS_KEPT))
     unattested: dict[str, Event] = field(default_factory=dict)
     refused: dict[str, list[Event]] = field(default_factory=dict)
-    _ready: dict[tuple[str, int], float] = field(default_factory=dict)
+    _pids: dict[str, int] = field(default_factory=dict)
+    _worked: dict[str, float] = field(default_factory=dict)  # process -> when its first work was done
     _step: dict[str, list[float]] = field(default_factory=dict)
 
     def note(self, event: Event) -> bool:
@@ -67,6 +70,11 @@ class Seen:
                 self.late.append(event)
             case "weights.attested" | "weights.refused" | "weights.loaded":
                 self._note_weights(event)
+            case "work.hops":
+                for row in event["rows"]:
+                    if row["do"] in ("moved", "finished", "ended"):
+                        self._worked.setdefault(row["by"], seconds(event))
+                return False
             case "hub.status":
                 return self._note_memory(event)
             case _:
@@ -113,9 +121,12 @@ class Seen:
                 column.append((now, float(size)))
                 grown = True
         for name, w in event["workers"].items():
-            key, size = (name, w["pid"]), w["metrics"].get("rss_bytes")
-            if size is not None and w["credit"] and now - self._ready.setdefault(key, now) >= MEMORY_SETTLED_S:
-                self.bursts.setdefault(key, deque(maxlen=BURST + 1)).append((now, float(size)))
+            size = w["metrics"].get("rss_bytes")
+            if self._pids.setdefault(name, w["pid"]) != w["pid"]:  # another process has taken its place
+                self._pids[name] = w["pid"]
+                self._worked.pop(name, None)
+            if size is not None and now - self._worked.get(name, now) >= MEMORY_SETTLED_S:
+                self.bursts.setdefault((name, w["pid"]), deque(maxlen=BURST + 1)).append((now, float(size)))
                 grown = True
         live = {(name, pid) for name, pid, _ in rows}
         self.memory = {key: column for key, column in self.memory.items() if key in live}

@@ -37,7 +37,7 @@ from safeladder.policies.parallel import clip_gradient, divide, idle_pass, shard
 from safeladder.policies.ranks import Ranks
 from safeladder.policies.report import StepReport, Tally
 from safeladder.policies.scoring import completion_logprobs
-from safeladder.policies.vision import Gallery, Picture
+from safeladder.policies.vision import Gallery
 
 if TYPE_CHECKING:
     from safeladder.policies.constraints import Constraints
@@ -292,7 +292,8 @@ class LearnerStep:
         """ln pi of the samples' tokens [N], one after the other."""
         options = self.options
         pairs = [(self._prompt(s.group), s.group.completion_ids[s.index].tolist()) for s in samples]
-        pictures = {each.name: each for s in samples for each in self._pictures(s.group)}
+        hashes = {hash for sample in samples for hash in sample.group.images}
+        pictures = {each.name: each for each in self._gallery.of(sorted(hashes))} if self._gallery else {}
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=options.compute_dtype == "bfloat16"):
             return torch.cat(
                 completion_logprobs(
@@ -301,17 +302,13 @@ class LearnerStep:
             )
 
     def _prompt(self, group: TrainingGroup) -> list[int]:
-        """Its tokens, those of its images named by them."""
+        """Its tokens, those of its images named by them. Raises StepError for images where none can be seen."""
         ids: list[int] = group.prompt_ids.tolist()
-        pictures = self._pictures(group)
-        return self._gallery.processor.named(ids, pictures) if self._gallery and pictures else ids
-
-    def _pictures(self, group: TrainingGroup) -> list[Picture]:
         if not group.images:
-            return []
+            return ids
         if self._gallery is None:
             raise StepError(f"group {group.id} has images, and this policy takes text only")
-        return self._gallery.of(group.images)
+        return self._gallery.named(ids, group.images)
 
     def _clip_gradient(
         self,

@@ -181,9 +181,11 @@ class Faults:
         return named
 
     def _settled(self) -> bool:
-        """The health rules look at a process's memory once it has taken works for some time."""
-        ready = self._logged("custom", "actor.ready", replica=1)
-        return bool(ready) and time.time() - seconds(ready[0]) > 12.0
+        """The health rules look at a process's memory from ten seconds after its first work on."""
+        done = [
+            row for event in self._logged("hub", "work.hops") for row in event["rows"] if row.get("by") == "custom/1"
+        ]
+        return bool(done) and time.monotonic() - done[0]["at"] > 12.0
 
     def _steps(self) -> list[Event]:
         return self._logged("learner", "step.completed")

@@ -13,13 +13,17 @@ from pathlib import Path
 import pytest
 from running import COMMAND, safeladder
 
+from safeladder.launch import tasks
+from safeladder.launch.audit import audit, holds
 from safeladder.launch.cli import main
 from safeladder.launch.events import Tail
 from safeladder.launch.ladder import state as states
 from safeladder.launch.ladder.climb import Climb, Request
 from safeladder.launch.ladder.files import read
+from safeladder.launch.rundir import RunDirectory
 
 LADDER = Path(__file__).parent / "ladder" / "ladder.yaml"
+pytestmark = pytest.mark.timeout(600)  # five runs of processes each, on a machine that may be busy
 RUNGS = ["1-cot-sft", "2a-capability", "2b-all-families", "3-efficient", "4-search"]
 
 
@@ -30,13 +34,13 @@ def climbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     command = [*COMMAND, "climb", str(LADDER), f"directory={folder}"]
     log = folder / "ladder" / RUNGS[1] / "logs"
     with (folder / "out").open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as first:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 240
         tail = Tail(log, "learner-*.jsonl")
         while not any(event["event"] == "checkpoint.committed" for event in (tail.read() if log.exists() else ())):
             assert time.monotonic() < end and first.poll() is None, (folder / "out").read_text()[-3000:]
             time.sleep(0.02)
         first.send_signal(signal.SIGKILL)
-    again = safeladder("climb", str(LADDER), f"directory={folder}", deadline_s=240)
+    again = safeladder("climb", str(LADDER), f"directory={folder}", deadline_s=500)
     assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
     (folder / "again").write_text(again.stdout)
     return folder / "ladder"
@@ -47,8 +51,8 @@ def test_a_climb_that_was_killed_goes_on_where_it_was_and_trains_nothing_twice(c
     for rung in RUNGS:
         lines = (climbed / rung / "learner" / "ledger.jsonl").read_text().splitlines()
         assert [json.loads(line)["step"] for line in lines][-1] == 1
-        audit = safeladder("audit", str(climbed / rung))
-        assert audit.returncode == 0, audit.stdout
+        findings = audit(RunDirectory(climbed / rung))
+        assert holds(findings), findings
     first = Tail(climbed / RUNGS[0] / "logs", "launcher-*.jsonl")
     assert sum(event["event"] == "run.started" for event in first.read()) == 1  # what stood was not climbed again
 
@@ -63,10 +67,11 @@ def test_each_rung_begins_with_the_checkpoint_of_the_last(climbed: Path) -> None
 
 def test_every_rung_is_evaluated_before_and_after_and_held_to_its_gate(climbed: Path) -> None:
     climb = states.load(climbed)
-    assert climb.start["main/general/accuracy"].n == 6
+    asked = climb.start["main/general/accuracy"].n
+    assert asked > 0
     for rung in climb.rungs.values():
         assert rung.state == "passed" and rung.gate is not None and set(rung.gate.sides) == {"safety", "capability"}
-        assert rung.measures["main/general/accuracy"].n == 6
+        assert rung.measures["main/general/accuracy"].n == asked
         before = climb.measures(rung.source)["main/general/cut_rate"]
         assert rung.gate.sides["safety"].before.value == pytest.approx(before.value)
 
@@ -78,6 +83,17 @@ def test_supervised_learning_leaves_a_run_like_any_other_and_lowers_the_loss_of_
     assert [step["step"] for step in steps] == [1, 2]
     assert all(step["loss"] > 0 and step["mismatch"] == 0 and step["samples"] == 2 for step in steps)
     assert steps[0]["tokens"] < sum(len(line) for line in (climbed / RUNGS[0] / "config.yaml").read_text())
+
+
+def test_a_run_with_a_curriculum_plans_before_it_admits_and_hears_what_became_of_its_groups(climbed: Path) -> None:
+    state = json.loads((climbed / RUNGS[2] / "feeder" / "curriculum.json").read_text())
+    admitted = [
+        e for e in Tail(climbed / RUNGS[2] / "logs", "feeder-*.jsonl").read() if e["event"] == "groups.admitted"
+    ]
+    assert len(state["blocks"]) * 4 >= admitted[-1]["cursor"] >= 4
+    trained = (climbed / RUNGS[2] / "learner" / "ledger.jsonl").read_text()
+    ids = [record.id for record in tasks.read(["embedded:ladder"])]
+    assert all(f"-{ids[index]}" in trained for index in state["blocks"][0]["records"])
 
 
 def test_the_end_of_a_climb_is_a_page_a_table_and_a_picture(climbed: Path, tmp_path: Path) -> None:

@@ -1,9 +1,8 @@
 """Cognitive diversity: what the sentences of a thought do, how varied that is, and a sample in which no kind of record dominates.
 
-SafeWork-R1's paper names a cognitive diversity analysis and gives no method; the acts are those of our reading of it, and the rules that
-find
-them, the entropies and the caps are ours. A sentence has one act, the first below that fits; what fits none is `unmarked` and in no
-entropy. Rules by words are coarse: they compare sets with one another, and say little of one thought.
+SafeWork-R1's paper names a cognitive diversity analysis and gives no method; the acts are those of our reading of it, and the rules
+that find them, the entropies and the caps are ours. A sentence has one act, the first below that fits; what fits none is `unmarked` and
+in no entropy. Rules by words are coarse: they compare sets with one another, and say little of one thought.
 """
 
 from __future__ import annotations
@@ -109,8 +108,7 @@ def _coverage(counts: Mapping[str, int]) -> float:
 
 def capped(cells: Sequence[Cell], entropies: Sequence[float], cap: float) -> list[int]:
     """Indices, in order, of a subset in which no cell has more than the share `cap` in (0, 1] of the whole; of a cell too large those
-    with the
-    higher entropy stay, the earlier of equals. A cap that the number of cells cannot meet is met as nearly as it can be: cells are cut
+    with the higher entropy stay, the earlier of equals. A cap that so few cells cannot meet is met as nearly as it can be: cells are cut
     to one size, and none to less than one record.
     """
     sizes = Counter(cells)

@@ -5,6 +5,7 @@ files with completions, tasks answered by a teacher -> gates -> cap of cells -> 
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -78,11 +79,12 @@ def build(request: Build, stream: TextIO) -> Built:
     gates = Gates(request.gates, held_out)
     rejected: list[tuple[Demonstration, str, str]] = []
     out = console(stream)
-    for name, gate in gates:
-        reasons = gate(rows) if rows else []
-        rejected += [(row, name, why) for row, why in zip(rows, reasons, strict=True) if why is not None]
-        rows = [row for row, why in zip(rows, reasons, strict=True) if why is None]
-        out.print(f"{name}: {len(rows)} pass", markup=False)
+    with contextlib.closing(gates):
+        for name, gate in gates:
+            reasons = gate(rows) if rows else []
+            rejected += [(row, name, why) for row, why in zip(rows, reasons, strict=True) if why is not None]
+            rows = [row for row, why in zip(rows, reasons, strict=True) if why is None]
+            out.print(f"{name}: {len(rows)} pass", markup=False)
     kept = _capped(rows, request.cap)
     if not kept:
         raise ConfigError(

@@ -3,13 +3,12 @@
     schema -> answer -> safety of the answer and of the thought -> language -> redundancy -> leakage
 
 Verifiers are those of training rewards, called as there: a verifier that fails, or has no verdict where one is needed, keeps a
-demonstration
-out. The order and the thresholds follow our reading of SafeWork-R1 (the paper names the validation without a procedure).
+demonstration out. The order and the thresholds follow our reading of SafeWork-R1 (the paper names the validation without a procedure).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -52,15 +51,14 @@ class Demonstration:
 
 @dataclass
 class GateOptions:
-    """verifiers: role -> options, `kind` naming another than the role's own; null switches a role off. knowledge: options of a judge
-    that grades
-    answers which no rule can; None: those pass ungraded, and are counted. threshold: its score from which on an answer is right.
+    """verifiers: role -> options, `kind` naming another than the role's own. knowledge: options of a judge that grades answers which no
+    rule can; None: those pass ungraded, and are counted. threshold: its score from which on an answer is right.
 
     near_prompts, near_thoughts: similarity from which on two are one. A pair of them is one demonstration too many only if both are near.
     near_evaluation, shared_evaluation: of the leakage gate, similarity and share of word n-grams from which on a prompt leaks.
     """
 
-    verifiers: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    verifiers: dict[str, dict[str, Any]] = field(default_factory=dict)
     knowledge: dict[str, Any] | None = None
     threshold: float = field(default=0.8, metadata={"low": 0.0, "high": 1.0})
     near_prompts: float = field(default=0.8, metadata={"above": 0.0, "high": 1.0})
@@ -84,13 +82,18 @@ class Gates:
         self._verifiers: dict[str, Verifier] = {}
         self.warnings: dict[str, int] = {}
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[tuple[str, Gate]]:
         yield "schema", self.schema
         yield "answer", self.answer
         yield "safety", self.safety
         yield "language", self.language
         yield "redundancy", self.redundancy
         yield "leakage", self.leakage
+
+    def close(self) -> None:
+        """Frees what the verifiers took."""
+        for verifier in self._verifiers.values():
+            verifier.stop()
 
     def schema(self, rows: Sequence[Demonstration]) -> Reasons:
         """One thought and one answer; or a well-formed trajectory."""
@@ -176,7 +179,7 @@ class Gates:
     # ---------------------------------------------------------------------------------------------------- verifiers
 
     def _judge(self, role: str, items: Sequence[Item], options: Mapping[str, Any] | None = None) -> list[Verdict]:
-        """One verdict an item; an abstention where the role is switched off counts as passing nothing on."""
+        """One verdict an item."""
         if role not in self._verifiers:
             given = dict(options or self._options.verifiers.get(role) or {})
             verifier = registry.create(role, given)

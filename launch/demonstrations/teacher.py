@@ -1,5 +1,4 @@
-"""A teacher: whoever `safeladder evaluate` can ask, on an engine here or behind an OpenAI-compatible address, asked for thoughts and
-answers."""
+"""A teacher: whoever `safeladder evaluate` can ask, here or behind an OpenAI-compatible address, asked for thoughts and answers."""
 
 from __future__ import annotations
 
@@ -35,13 +34,12 @@ class Teacher:
 def taught(records: Sequence[Record], teacher: Teacher, output: Path, stream: TextIO) -> Iterator[Demonstration]:
     """A demonstration an answer. Answers are kept in OUTPUT.answers.jsonl, so that what was asked once is not asked again.
 
-    A record that the teacher failed on is left out and counted in the progress; one that was cut at the limit too.
+    What the teacher failed on, or was cut at the limit of, is left out.
     """
     ask = teacher.ask
     ask.system = SYSTEM if ask.system is None else ask.system
     asked = [Task(record, sample) for record in records for sample in range(ask.answering.samples)]
     answering = respondent(ask)
-    prefix = ask.prefix or ""
     output.parent.mkdir(parents=True, exist_ok=True)
     with ResponseFile(output.with_suffix(".answers.jsonl"), digest_of(answering.identity())) as known:
         found = asyncio.run(answers(answering, asked, known, stream))
@@ -49,11 +47,10 @@ def taught(records: Sequence[Record], teacher: Teacher, output: Path, stream: Te
         response = found.get(task.item)
         if response is None or response.error is not None or response.finish != "stop":
             continue
-        text = response.text if response.text.lstrip().startswith((OPEN, prefix or OPEN)) else prefix + response.text
         name = task.record.id if ask.answering.samples == 1 else f"{task.record.id}#{task.sample}"
-        yield Demonstration(msgspec.structs.replace(task.record, id=name), _closed(text))
+        yield Demonstration(msgspec.structs.replace(task.record, id=name), _opened(response.text))
 
 
-def _closed(text: str) -> str:
+def _opened(text: str) -> str:
     """A model that opens its thought in the chat template gives text without the tag."""
     return text if OPEN in text or CLOSE not in text else OPEN + text

@@ -66,8 +66,8 @@ def _demonstrations() -> Iterator[Row]:
 def _tasks() -> Iterator[Row]:
     draw = random.Random(SEED + 1)
     for number, act in enumerate(phrases.HARMS_HELD_OUT):
-        for form in (number % 4, (number + 1) % 4):
-            yield _row("safety", phrases.ASK_HARM[form].format(act), category="harmful")
+        for place in (number % 4, (number + 1) % 4):
+            yield _row("safety", phrases.ASK_HARM[place].format(act), category="harmful")
     for request in phrases.BORDERLINE_HELD_OUT:
         yield _row("safety", request, category="borderline")
     for request in phrases.NORMAL_HELD_OUT:

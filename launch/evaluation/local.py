@@ -22,7 +22,7 @@ from safeladder.launch.evaluation.settings import PLAIN, Settings
 from safeladder.launch.evaluation.store import Response
 from safeladder.policies.engines import registry as engines
 from safeladder.policies.engines.base import Engine, EngineError, GeneratedSequence
-from safeladder.policies.model import encode_prompt, load_tokenizer
+from safeladder.policies.model import ModelError, encode_prompt, load_tokenizer
 from safeladder.policies.search import context, registry
 from safeladder.policies.search.base import Judgement, Limits, Problem, Result, Strategy
 from safeladder.policies.search.batching import BatchedJudge
@@ -30,7 +30,8 @@ from safeladder.policies.search.budget import Budget
 from safeladder.policies.search.engine_sampler import EngineSampler, StepSampling
 from safeladder.policies.search.scoring import Combination
 from safeladder.policies.thought import CLOSING, thought_length
-from safeladder.protocol.images import ImageError, has_images
+from safeladder.policies.vision import Processor
+from safeladder.protocol.images import Image, images, refer
 from safeladder.protocol.messages import Record, Sampling
 from safeladder.verifiers.contract import OPEN, Item, Verifier, run
 from safeladder.verifiers.reading import goodness
@@ -72,6 +73,7 @@ class LocalRespondent:
         section = settings.engine
         self.concurrency = 4 * section.max_sequences  # the engine has its own queue, which should not run dry
         self._tokenizer = load_tokenizer(folder)
+        self._processor = Processor.open(folder, self._tokenizer)
         self._engine: Engine = engines.create(
             section.name,
             folder,
@@ -125,7 +127,7 @@ class LocalRespondent:
         except TimeoutError:
             limit_s = self._settings.answering.deadline_s
             response = Response(finish="error", error=f"no answer within {limit_s:g} s")
-        except (EngineError, ImageError, ValueError) as error:
+        except (EngineError, ModelError, ValueError) as error:
             response = Response(finish="error", error=str(error))
         response.seconds = round(time.monotonic() - began, 3)
         return response
@@ -134,22 +136,32 @@ class LocalRespondent:
         if self._engine.error is not None:
             raise EngineError(f"the engine has failed: {self._engine.error!r}")
         record, given = task.record, self._prompting
-        if has_images(record) and not type(self._engine).capabilities.images:
-            raise ValueError(f"the record has images, and the engine {self._settings.engine.name!r} serves none")
+        shown = await asyncio.to_thread(images, record)
+        if shown and (self._processor is None or not type(self._engine).capabilities.images):
+            lacking = "policy" if self._processor is None else f"engine {self._settings.engine.name!r}"
+            raise ValueError(f"the record has images, and the {lacking} takes text only")
+        if shown and self._settings.strategy != PLAIN:
+            raise ValueError(f"the record has images, which the strategy {self._settings.strategy!r} does not show")
         if self._deliberator is not None:
             return await self._deliberator.answer(task, given, self._tokenizer, self._seed(task))
         ids = encode_prompt(
-            self._tokenizer, question(record), given.system_of(record), given.prefix, given.turns(record)
+            self._tokenizer,
+            question(record),
+            given.system_of(record),
+            given.prefix,
+            given.turns(record),
+            images=[(reference.width, reference.height) for reference in map(refer, shown)],
+            processor=self._processor,
         )
         if self._strategy is not None:
             return await self._searched(task, ids)
-        return await self._plain(task, ids)
+        return await self._plain(task, ids, shown)
 
-    async def _plain(self, task: Task, ids: Sequence[int]) -> Response:
+    async def _plain(self, task: Task, ids: Sequence[int], shown: Sequence[Image]) -> Response:
         drawn = self._settings.answering
         limits = {"max_new_tokens": drawn.max_new_tokens, "temperature": drawn.temperature, "top_p": drawn.top_p}
         sampling = Sampling(samples=1, stop=drawn.stop, seed=self._seed(task), **cast(dict[str, Any], limits))
-        (sequence,) = await self._engine.generate(ids, sampling, lane="evaluation")
+        (sequence,) = await self._engine.generate(ids, sampling, lane="evaluation", images=shown)
         if sequence.finish == "abort":
             raise EngineError("the engine gave the answer up")
         text = self._prompting.prefix + self._tokenizer.decode(sequence.token_ids, skip_special_tokens=True)
@@ -159,15 +171,17 @@ class LocalRespondent:
             finish=sequence.finish,
             tokens=len(sequence.token_ids),
             thought_tokens=thinking,
-            certainty=await self._certainty(ids, sequence, thinking) if drawn.certainty else None,
+            certainty=await self._certainty(ids, shown, sequence, thinking) if drawn.certainty else None,
         )
 
-    async def _certainty(self, ids: Sequence[int], sequence: GeneratedSequence, thinking: int) -> float | None:
+    async def _certainty(
+        self, ids: Sequence[int], shown: Sequence[Image], sequence: GeneratedSequence, thinking: int
+    ) -> float | None:
         """exp of the mean ln p of the answer's tokens at temperature 1; None where nothing was said after the thought."""
         said = sequence.token_ids[thinking:]
         if not said:
             return None
-        logprobs = await self._engine.score([*ids, *sequence.token_ids[:thinking]], said)
+        logprobs = await self._engine.score([*ids, *sequence.token_ids[:thinking]], said, images=shown)
         return math.exp(sum(logprobs) / len(logprobs))
 
     async def _searched(self, task: Task, ids: Sequence[int]) -> Response:

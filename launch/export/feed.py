@@ -69,7 +69,8 @@ class Feed:
         for event in merged(self._logs):
             if self._closed.is_set():
                 return
-            self._newest[_start(event)] = event.get("seq", 0)
+            start = _start(event)
+            self._newest[start] = max(event.get("seq", 0), self._newest.get(start, -1))
             self._tell([event])
 
     def _look(self) -> None:

@@ -6,17 +6,16 @@ The file needs nothing but this package. An address needs the extra `[otel]`, wh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Final, Protocol
 
 import msgspec
 
-from safeladder.launch.config import ConfigError
-from safeladder.launch.events import Event
-from safeladder.launch.export.sink import SinkError, needed
+from safeladder.launch.events import Event, seconds
+from safeladder.launch.export.sink import SinkError, needed, writable
 from safeladder.launch.export.spans import Span, Traces, Value
 
 BATCH: Final = 512  # spans a request
+FLUSH_S: Final = 5.0  # of the run's time, after which fewer are written too
 PATH: Final = "/v1/traces"  # of OTLP over HTTP, where an address has none
 SEND_S: Final = 10.0
 _INTERNAL, _ERROR = 1, 2  # SpanKind and StatusCode of the protocol
@@ -29,15 +28,17 @@ class OtlpSink:
 
     def __init__(self, run: str, target: str) -> None:
         self._traces, self._spans = Traces(run), list[Span]()
+        self._written = 0.0
         resource = {"service.name": "safeladder", "safeladder.run": run}
         there = target.startswith(("http://", "https://"))
-        self._writer: Writer = CollectorWriter(target, resource) if there else FileWriter(Path(target), resource)
+        self._writer: Writer = CollectorWriter(target, resource) if there else FileWriter(target, resource)
 
     def take(self, event: Event) -> None:
         for spans in self._traces.take(event):
             self._spans += spans
-            if len(self._spans) >= BATCH:
+            if len(self._spans) >= BATCH or seconds(event) > self._written + FLUSH_S:
                 self._write()
+                self._written = seconds(event)
 
     def close(self) -> None:
         for spans in self._traces.rest():
@@ -62,18 +63,15 @@ class Writer(Protocol):
 class FileWriter:
     """OTLP's JSON encoding, which writes ids as hexadecimal digits and 64-bit integers as strings."""
 
-    def __init__(self, path: Path, resource: Mapping[str, Value]) -> None:
+    def __init__(self, target: str, resource: Mapping[str, Value]) -> None:
         self._resource = {"attributes": _attributes(resource)}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = path.open("wb")
-        except OSError as error:
-            raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
+        self._file = writable(target)
 
     def write(self, spans: list[Span]) -> None:
         scope = {"scope": {"name": "safeladder"}, "spans": [_plain(span) for span in spans]}
         request = {"resourceSpans": [{"resource": self._resource, "scopeSpans": [scope]}]}
         self._file.write(msgspec.json.encode(request) + b"\n")
+        self._file.flush()
 
     def close(self) -> None:
         self._file.close()

@@ -12,14 +12,13 @@ Times are microseconds since the first event. The file is written as the events 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import msgspec
 
-from safeladder.launch.config import ConfigError
 from safeladder.launch.events import Event, seconds
 from safeladder.launch.export.leases import Lease, Leases
+from safeladder.launch.export.sink import writable
 
 STEPS: Final = 0  # the row of a process's own phases; those of its leases begin at 1
 FIGURES: Final = ("reward_mean", "unsafe_rate", "kl", "entropy", "ess", "tokens_per_s")
@@ -32,11 +31,7 @@ class PerfettoSink:
     LIVE_TARGET: ClassVar[str | None] = None
 
     def __init__(self, run: str, target: str) -> None:
-        try:
-            Path(target).parent.mkdir(parents=True, exist_ok=True)
-            self._file = Path(target).open("wb")  # noqa: SIM115 - until `close`
-        except OSError as error:
-            raise ConfigError(f"{target}: cannot be written: {error.strerror}") from None
+        self._file = writable(target)
         self._file.write(b'{"displayTimeUnit":"ms","otherData":%s,"traceEvents":[' % msgspec.json.encode({"run": run}))
         self._comma = b"\n"
         self._zero: float | None = None

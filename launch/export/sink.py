@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from typing import Any, ClassVar, Final, Protocol
+from pathlib import Path
+from typing import Any, BinaryIO, ClassVar, Final, Protocol
 
 from safeladder.launch.config import ConfigError, nearest
 from safeladder.launch.events import Event
@@ -65,6 +66,16 @@ def needed(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ConfigError(f"{module} is not installed ({error}): pip install 'safeladder[{extra}]'") from None
+
+
+def writable(target: str) -> BinaryIO:
+    """The file, empty, and its folder if there is none. Raises ConfigError."""
+    path = Path(target)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("wb")
+    except OSError as error:
+        raise ConfigError(f"{target}: cannot be written: {error.strerror}") from None
 
 
 def numbers(values: Mapping[str, Any]) -> dict[str, float]:

@@ -12,13 +12,14 @@ import hashlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import msgspec
 
 from safeladder.launch import run as runs
-from safeladder.launch.check import check, failed
-from safeladder.launch.config import ConfigError, nearest
+from safeladder.launch import summary
+from safeladder.launch.check import check
+from safeladder.launch.config import Config, ConfigError, nearest
 from safeladder.launch.ladder import state as states
 from safeladder.launch.ladder.evaluating import Evaluate, evaluate_policy
 from safeladder.launch.ladder.files import START, Ladder, Stage
@@ -26,7 +27,6 @@ from safeladder.launch.ladder.gate import judge
 from safeladder.launch.ladder.pages import write
 from safeladder.launch.ladder.state import ClimbState, RungState
 from safeladder.launch.rundir import RunDirectory
-from safeladder.launch.sections import Policy
 from safeladder.launch.terminal import console
 from safeladder.policies import checkpoint
 
@@ -64,7 +64,6 @@ class Climb:
         self.folder.mkdir(parents=True, exist_ok=True)
         with runs.locked(RunDirectory(self.folder)):
             self._state = self._opened()
-            self._begin(chosen[0])
             code = EXIT_DONE
             for number, stage in enumerate(chosen, 1):
                 if code := self._rung(stage, number, len(chosen), request.go_on):
@@ -84,12 +83,9 @@ class Climb:
         return self._ladder.stages[names.index(request.first) if request.first else 0 :]
 
     def _prove(self, chosen: list[Stage]) -> None:
-        """Every rung's configuration, before the first begins. Raises ConfigError."""
+        """Every rung's configuration, before the first begins."""
         for stage in chosen:
-            config = stage.config(self._ladder.file.start.model, self.folder)
-            if wrong := [finding for finding in check(config) if finding.level == "error"]:
-                said = "; ".join(f"{finding.key}: {finding.message}" for finding in wrong)
-                raise ConfigError(f"rung {stage.name}: {said}")
+            _prove(stage.name, stage.config(self._ladder.file.start.model, self.folder))
 
     def _opened(self) -> ClimbState:
         """The state so far. Raises ClimbError where the ladder has changed since; its gates and table may, they judge what stands."""
@@ -108,32 +104,19 @@ class Climb:
         state.safety, state.capability = file.gate.safety.measures, file.gate.capability.measures
         return state
 
-    def _begin(self, first: Stage) -> None:
-        """The evaluation of what the climb begins with."""
-        source = self._source(first)
-        if source == START and not self._state.start:
-            self._say("evaluating the start")
-            begun = time.monotonic()
-            self._state.start = self._evaluated(START, self._state.start_model, self._ladder.file.start)
-            self._state.start_s = round(time.monotonic() - begun, 1)
-        self._save()
-
     # -------------------------------------------------------------------------------------------------------- rungs
 
     def _rung(self, stage: Stage, number: int, count: int, go_on: bool) -> int:
         """Brings one rung to a verdict. The exit code that ends the climb, or 0."""
         source = self._source(stage)
         self._say(f"rung {number} of {count}: {stage.name}, from {source}")
+        self._measure(source)
+        before = self._state.measures(source)
+        judge(stage.gate, before, before)  # a measure that is missing is told before hours of training
         if stage.name not in self._state.rungs and (code := self._train(stage, source)):
             return code
+        self._measure(stage.name)
         rung = self._state.rungs[stage.name]
-        if not rung.measures:
-            begun = time.monotonic()
-            policy = stage.config(rung.model, self.folder).policy
-            rung.measures = self._evaluated(stage.name, rung.model, policy)
-            rung.evaluate_s = round(time.monotonic() - begun, 1)
-            self._save()
-        before = self._state.measures(rung.source)
         rung.gate = judge(stage.gate, before, rung.measures)
         go_on = go_on or stage.gate.on_failure == "go_on"
         rung.state, rung.went_on = ("passed", False) if rung.gate.holds else ("failed", go_on)
@@ -166,13 +149,12 @@ class Climb:
         else:
             config = stage.config(self._state.model(source), self.folder)
             run = runs.create(config)
-        findings = check(config)
-        if failed(findings):
-            raise ConfigError("; ".join(f"{finding.key}: {finding.message}" for finding in findings))
-        outcome = runs.launch(config, run, self._stream)
-        if outcome.code:
-            self._say(f"the run of {stage.name} ended with {outcome.reason}; `safeladder climb` again goes on with it")
-            return outcome.code
+        if not _is_done(run):  # else the climb died just after the run had ended
+            _prove(stage.name, config)
+            outcome = runs.launch(config, run, self._stream)
+            if outcome.code:
+                self._say(f"the run of {stage.name} ended: {outcome.reason}; `safeladder climb` again goes on with it")
+                return outcome.code
         newest = checkpoint.latest(run.checkpoints)
         if newest is None:
             raise ClimbError(
@@ -188,14 +170,20 @@ class Climb:
         self._save()
         return 0
 
-    def _evaluated(self, name: str, model: str, policy: Policy) -> dict[str, Any]:
-        """All evaluations of one policy. What an interrupted one has answered is not asked again."""
-        found: dict[str, Any] = {}
+    def _measure(self, name: str) -> None:
+        """Evaluates the start or a rung, unless that stands. What an interrupted evaluation has answered is not asked again."""
+        if self._state.measures(name):
+            return
+        model, policy = self._state.model(name), self._ladder.file.start
+        if name != START:
+            policy = next(s for s in self._ladder.stages if s.name == name).config(model, self.folder).policy
+        begun, found = time.monotonic(), {}
         for evaluation, settings in self._ladder.file.evaluations.items():
             self._say(f"  evaluation {evaluation} of {name}")
             out = self.folder / "evaluations" / f"{name}-{evaluation}"
             found |= self._evaluate(evaluation, settings, model, policy, out, self._stream)
-        return found
+        self._state.measured(name, found, round(time.monotonic() - begun, 1))
+        self._save()
 
     def _report(self) -> None:
         """The page, the table and the picture, also of a climb that stopped."""
@@ -207,3 +195,15 @@ class Climb:
 
     def _say(self, text: str) -> None:
         self._console.print(text, markup=False)
+
+
+def _prove(rung: str, config: Config) -> None:
+    """Raises ConfigError for what `safeladder check` calls an error."""
+    if wrong := [finding for finding in check(config) if finding.level == "error"]:
+        said = "; ".join(f"{finding.key}: {finding.message}" for finding in wrong)
+        raise ConfigError(f"rung {rung}: {said}")
+
+
+def _is_done(run: RunDirectory) -> bool:
+    """Whether a run has come to its end in order."""
+    return run.summary.exists() and summary.load(run)["exit"]["code"] == 0

@@ -7,9 +7,9 @@ keys more:
     from    the rung whose checkpoint this one begins with, `start` for the ladder's own; else the last rung
     gate    what differs from the ladder's gate
 
-Laid over: a key of a section replaces the base's; a pool's keys replace those of the pool of that name, null takes the pool out;
-families of
-the recipe are laid over as a recipe over its base (`recipe_files.py`). Paths of records are as everywhere from the working folder.
+Laid over: a key of a section replaces the base's; a pool's keys replace those of the pool of that name, null takes the pool out; families
+of the recipe are laid over as a recipe over its base (`recipe_files.py`), but a recipe that names a `base` replaces the one below. Paths
+of records are as everywhere from the working folder.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from safeladder.launch import recipe_files
 from safeladder.launch.config import EMBEDDED, Config, ConfigError, checked, nearest, parse, typed
-from safeladder.launch.ladder.gate import Gate
+from safeladder.launch.ladder.gate import SIDES, Gate
 from safeladder.launch.sections import Policy
 
 START: Final = "start"
@@ -33,12 +33,10 @@ Raw = dict[str, Any]
 
 @dataclass
 class LadderFile:
-    """rungs: stage files, from the ladder's folder. start: the policy that the first rung begins with, and how it is asked when it is
-    evaluated.
+    """rungs: stage files, from the ladder's folder. start: the policy that the first rung begins with, and how it is asked.
 
     settings: keys of a cluster file laid over every rung. evaluations: name -> settings of `safeladder evaluate`, without its policy.
-    table: column of
-    the table of rungs -> the measure in it.
+    table: column of the table of rungs -> the measure in it.
     """
 
     name: str = ""
@@ -91,8 +89,22 @@ def read(path: Path, overrides: Sequence[str] = ()) -> Ladder:
             raise ConfigError(
                 f"{path.parent / name}: from: no earlier rung {stage.source!r}{nearest(stage.source, known)}"
             )
+        _check_measures(stage.gate, file.evaluations, f"{path.parent / name}: gate")
         stages.append(stage)
     return Ladder(file, stages)
+
+
+def _check_measures(gate: Gate, evaluations: Mapping[str, Any], where: str) -> None:
+    """Each side of a gate names measures, and each is of an evaluation that the ladder makes."""
+    for side in SIDES:
+        measures: list[str] = getattr(gate, side).measures
+        if not measures:
+            raise ConfigError(f"{where}.{side}.measures: is empty: nothing would say whether the rung kept its {side}")
+        for measure in measures:
+            if (name := measure.partition("/")[0]) not in evaluations:
+                raise ConfigError(
+                    f"{where}.{side}.measures: {measure!r}: no evaluation {name!r}{nearest(name, evaluations)}"
+                )
 
 
 def _stage(path: Path, gate: Raw, settings: Raw) -> Stage:
@@ -147,6 +159,9 @@ def _pools(below: Raw, over: Raw) -> Raw:
 
 
 def _recipe(below: Raw, over: Raw) -> Raw:
+    """One that names a base, null included, takes the place of the recipe below; another is laid over it."""
+    if "base" in over:
+        return over
     under, above = (recipe_files.spelled_out(each.get("families") or {}) for each in (below, over))
     try:
         families = recipe_files.laid_over(under, above, "recipe.families")

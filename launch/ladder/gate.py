@@ -1,9 +1,8 @@
 """Gates: whether a rung kept safety and kept capability, by measures with intervals of the same records before and after it.
 
-A side of a gate (safety, capability) is the mean of some measures. Its interval, and that of the difference of two such means, are put
-together
-from the measures' own by the method of variance estimates recovery (Zou and Donner 2008; for two proportions with Wilson's
-intervals it is Newcombe's tenth method, 1998):
+A side of a gate (safety, capability) is the mean of some measures. Its interval, and that of the difference of two such means, follow
+from the measures' own by the method of variance estimates recovery (Zou and Donner 2008; for two shares with Wilson's intervals it is
+Newcombe's tenth method, 1998):
 
     mean of x_1..x_k       low = x - sqrt(sum (x_i - low_i)^2) / k        high = x + sqrt(sum (high_i - x_i)^2) / k
     difference after - before
@@ -54,8 +53,7 @@ class Side:
 @dataclass
 class Gate:
     """rule: `not shown worse`: the gate fails where the interval of the difference lies wholly below -margin. `shown not worse`: it
-    holds only
-    where the interval lies wholly above -margin, which small evaluations rarely show. on_failure: what the climb does then.
+    holds only where the interval lies wholly above -margin, which small evaluations rarely show. on_failure: what the climb does then.
     """
 
     safety: Side = field(default_factory=Side)
@@ -149,7 +147,7 @@ def read_measures(name: str, suites: Mapping[str, Any]) -> dict[str, Estimate]:
     found = {}
     for suite, measures in suites.items():
         for measure, entry in measures.items():
-            values = [entry.get(key) for key in ("value", "low", "high")]
-            if all(isinstance(value, int | float) for value in values):
-                found[f"{name}/{suite}/{measure}"] = Estimate(*map(float, values), n=int(entry.get("n") or 0))
+            value, low, high = (entry.get(key) for key in ("value", "low", "high"))
+            if all(isinstance(number, int | float) for number in (value, low, high)):
+                found[f"{name}/{suite}/{measure}"] = Estimate(value, low, high, int(entry.get("n") or 0))
     return found

@@ -22,10 +22,9 @@ Standing = Literal["trained", "passed", "failed"]
 
 
 class RungState(Struct):
-    """source: the rung before it, or `start`. model: the checkpoint that it ends with. trained: then `measures` are to come.
+    """source: the rung before it, or `start`. model: the checkpoint that it ends with. measures: empty until it is evaluated.
 
-    went_on: the gate failed, and the climb went on as it was told to. train_s, evaluate_s: wall-clock seconds, of the last process that
-    did it.
+    went_on: the gate failed, and the climb went on as it was told to. train_s, evaluate_s: wall-clock seconds of the process that did it.
     """
 
     name: str
@@ -61,6 +60,13 @@ class ClimbState(Struct):
 
     def measures(self, name: str) -> dict[str, Estimate]:
         return self.rungs[name].measures if name in self.rungs else self.start
+
+    def measured(self, name: str, found: dict[str, Estimate], seconds: float) -> None:
+        """Keeps what an evaluation found."""
+        if name in self.rungs:
+            self.rungs[name].measures, self.rungs[name].evaluate_s = found, seconds
+        else:
+            self.start, self.start_s = found, seconds
 
 
 def is_climb(folder: Path) -> bool:

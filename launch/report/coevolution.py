@@ -17,6 +17,7 @@ from safeladder.launch.ladder.gate import Estimate, Measures, mean
 from safeladder.launch.ladder.state import ClimbState
 from safeladder.launch.report.chart import Walk, trajectory
 from safeladder.launch.report.page import section, table
+from safeladder.launch.view.series import Floats
 
 INTRO = (
     "Each point is one policy of the climb, measured on records that no rung trained on: the ring is the start, the large dot the last "
@@ -163,8 +164,8 @@ def _evaluated(climb: ClimbState) -> Iterator[tuple[str, Measures]]:
 def _walk(name: str, known: Sequence[tuple[str, Estimate, Estimate]]) -> Walk:
     able, safe = [point[1] for point in known], [point[2] for point in known]
 
-    def column(values: Sequence[Estimate], key: str) -> np.typing.NDArray[np.float64]:
-        return np.clip([getattr(value, key) for value in values], 0.0, 1.0)
+    def column(values: Sequence[Estimate], key: str) -> Floats:
+        return np.array([min(1.0, max(0.0, getattr(value, key))) for value in values], np.float64)
 
     return Walk(
         name,

@@ -17,6 +17,7 @@ ADVICE: Final = {
     "hub.refused": "the process and the hub disagree about schema, keys or name: the reason says which",
     "hub.unreachable": "the supervisor goes on without the hub's word; look into logs/hub-0.out",
     "learner.waiting": "look at the roles before the learner: the one that is busy while others wait needs replicas or threads",
+    "run.stalled": "safeladder who-waits RUN says who waits for whom at this moment; its kinds are in docs/operations.md",
     "process.stalled": "its stacks are in logs/ROLE-I.out; raise the pool's stall_s if the work is only slow",
     "process.failed": "the last lines of logs/ROLE-I.out say why; the supervisor restarts within the pool's budget",
     "process.killed": "it did not end in time when asked; look for a blocking call in its stop()",
@@ -96,7 +97,7 @@ _HEAD = {
 
 
 def _text(event: dict[str, Any]) -> str:
-    for key in ("reason", "error", "message", "found"):
+    for key in ("reason", "error", "message", "found", "cause"):
         if event.get(key):
             return str(event[key])[:MAX_TEXT]
     parts = [

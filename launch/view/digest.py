@@ -24,7 +24,7 @@ SAMPLED: Final = (b"group.judged", b"group.texts")  # of which `judged.py` keeps
 _SERVED: Final = ("moved", "finished", "ended")
 _WORKLESS: Final = ("launcher/", "client/")
 _MARK: Final = b'"event":"'
-_OURS: Final = b'"level":"info","event":"'  # how our own lines go on after the time
+_INFO: Final = b'"level":"info",'  # stands before the event's name in our own lines, most of which are of this level
 _QUIET: Final = (b'"level":"info"', b'"level":"debug"')
 _HEAD: Final = 200  # bytes in which our own lines carry level and event
 _ID: Final = b'"id":"'
@@ -92,7 +92,7 @@ class Changed:
 class Digester:
     """wanted: names of the events to pass on. Lines of the levels warning and error are passed on whatever they are called.
 
-    stride: of the hub's state, which it tells every two seconds, every so manieth line and the last one of a block are decoded.
+    stride: of the hub's state, which it tells every two seconds, one line in `stride`, and the last one of a block, is decoded.
     """
 
     def __init__(self, wanted: Collection[bytes], stride: int = 1) -> None:
@@ -115,12 +115,13 @@ class Digester:
         wanted, reduced = self._wanted, self._reduced
         states: list[bytes] = []
         for line in lines:
-            begin = line.find(_OURS, 0, _HEAD)
-            if begin >= 0:
-                begin += len(_OURS)
-                name, loud = line[begin : line.find(b'"', begin)], False
-            else:
-                name, loud = _other(line)
+            mark = line.find(_MARK)
+            begin = mark + len(_MARK)
+            name = line[begin : line.find(b'"', begin)]
+            if mark < 0 or not name:
+                found.unreadable += 1
+                continue
+            loud = not line.endswith(_INFO, 0, mark) and all(line.find(quiet, 0, _HEAD) < 0 for quiet in _QUIET)
             if name in reduced:
                 decode, take = reduced[name]
                 try:
@@ -136,7 +137,11 @@ class Digester:
                 continue
             if loud:
                 found.told.append(Told(b"", line, True))
-        for line in [*states[: -1 : self._stride], *states[-1:]]:
+        self._finish(found, [*states[: -1 : self._stride], *states[-1:]])
+        return found
+
+    def _finish(self, found: Digest, states: list[bytes]) -> None:
+        for line in states:
             try:
                 self._status(self._decode_status(line))
             except (msgspec.DecodeError, ValueError, OverflowError):
@@ -145,7 +150,6 @@ class Digester:
         found.slowest = self._slowest
         found.depths, found.credits = self._depths.pairs(), self._credits.pairs()
         found.leases, found.versions = self._leases.pairs(), self._versions.pairs()
-        return found
 
     def _work(self, process: str, code: int, begin: float, end: float, tokens: float, works: float = 1.0) -> None:
         rows = self._did.get(process)
@@ -202,13 +206,6 @@ def keep_slowest(slowest: list[Slow], row: Slow) -> None:
         heapq.heappush(slowest, row)
     else:
         heapq.heappushpop(slowest, row)
-
-
-def _other(line: bytes) -> tuple[bytes, bool]:
-    """Name and loudness of a line that does not begin as our quiet ones do."""
-    begin = line.find(_MARK) + len(_MARK)
-    name = line[begin : line.find(b'"', begin)] if begin >= len(_MARK) else b""
-    return name, all(line.find(quiet, 0, _HEAD) < 0 for quiet in _QUIET)
 
 
 def _below(line: bytes, bar: int) -> bool:

@@ -6,9 +6,8 @@ import concurrent.futures
 from pathlib import Path
 from typing import Any
 
-from safeladder.launch.ask import client, is_live
 from safeladder.launch.config import ConfigError
-from safeladder.launch.rundir import RunDirectory
+from safeladder.launch.rundir import RunDirectory, is_live
 from safeladder.protocol.transport import Link, LinkError
 
 JOIN_S = 3.0
@@ -32,6 +31,8 @@ class Live:
 
     def status(self) -> dict[str, Any] | None:
         """The hub's answer to the query `status`; None where it did not come, `problem` then says why."""
+        from safeladder.launch.ask import client  # half a second of imports, for a live run only
+
         try:
             if self._link is None:
                 self._link = client(self._run, "client", JOIN_S)  # a name for which keys exist

@@ -19,7 +19,7 @@ from safeladder.launch.view.lines import Lines
 from safeladder.launch.view.process import WAITING, ProcessView
 from safeladder.launch.view.series import Changes, Table
 
-STATES_AT_FULL: Final = 256 << 20  # bytes of a log up to which each line of the hub's state is decoded
+STATES_AT_FULL: Final = 128 << 20  # bytes of a log up to which each line of the hub's state is decoded
 AGES: Final = 32  # ages of 31 and more are counted together
 MAX_PROCESSES: Final = 4096
 

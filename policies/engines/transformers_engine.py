@@ -249,7 +249,7 @@ class TransformersEngine(Engine):
         if self._gallery is None:
             return ids
         try:
-            return self._gallery.processor.named(ids, pictures)
+            return self._gallery.processor.named(ids, [(each.name, each.tokens) for each in pictures])
         except VisionError as error:
             raise ValueError(f"request refused: {error}") from None
 

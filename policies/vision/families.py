@@ -31,6 +31,11 @@ class Picture:
         return sum(tensor.nbytes for tensor in self.inputs.values())
 
 
+def name_of(hash: str) -> int:
+    """The name of the picture of a file with that hash."""
+    return -1 - int(hash, 16)
+
+
 class Family(ABC):
     """tower: modules of the inner model that turn pixels into embeddings. axes: of a token's position. options: of the call of the
     image processor."""

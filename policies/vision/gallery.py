@@ -5,31 +5,40 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from typing import Final
 
-from safeladder.policies.vision.families import Picture
+from safeladder.policies.vision.families import Picture, name_of
 from safeladder.policies.vision.processor import Processor
-from safeladder.protocol.images import Image
+from safeladder.protocol.images import Image, ImageError
 
-ROOM_BYTES = 2**28
+ROOM_BYTES: Final = 2**28
+
+
+def _nothing(hash: str) -> bytes:
+    raise ImageError(f"there is no place to read the image {hash} from")
 
 
 class Gallery:
     """Pictures by the hash of their files; the least recently used go when they have more than `room` bytes. Thread-safe."""
 
-    def __init__(
-        self, processor: Processor, read: Callable[[str], bytes] | None = None, room: int = ROOM_BYTES
-    ) -> None:
-        """read: the file of a hash, for `of`; raises ImageError where there is none."""
+    def __init__(self, processor: Processor, read: Callable[[str], bytes] = _nothing, room: int = ROOM_BYTES) -> None:
+        """read: the file of a hash; raises ImageError where there is none."""
         self.processor = processor
         self._read, self._room, self._bytes = read, room, 0
         self._pictures: OrderedDict[str, Picture] = OrderedDict()
+        # of every picture that was ever here: a prompt is named more often than it is computed
+        self._tokens: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def of(self, hashes: Sequence[str]) -> list[Picture]:
         """The pictures of these hashes. Raises ImageError."""
-        assert self._read is not None, "a gallery without files to read is given images"
-        read = self._read
-        return [self._known(hash) or self._hang(hash, Image("", read(hash))) for hash in hashes]
+        return [self._known(hash) or self._hang(hash, Image("", self._read(hash))) for hash in hashes]
+
+    def named(self, prompt_ids: Sequence[int], hashes: Sequence[str]) -> list[int]:
+        """See `Processor.named`; the images are those of the hashes. Raises ImageError, VisionError."""
+        unknown = [hash for hash in hashes if hash not in self._tokens]
+        self.of(unknown)
+        return self.processor.named(prompt_ids, [(name_of(hash), self._tokens[hash]) for hash in hashes])
 
     def look(self, images: Sequence[Image]) -> list[Picture]:
         """The pictures of these files. Raises ImageError."""
@@ -44,6 +53,7 @@ class Gallery:
     def _hang(self, hash: str, image: Image) -> Picture:
         picture = self.processor.picture(image)
         with self._lock:
+            self._tokens[hash] = picture.tokens
             if hash not in self._pictures:
                 self._pictures[hash] = picture
                 self._bytes += picture.bytes

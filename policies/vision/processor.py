@@ -16,7 +16,7 @@ import torch
 from transformers import AutoConfig
 
 from safeladder.policies.builtin import ModelError
-from safeladder.policies.vision.families import FAMILIES, Family, Picture
+from safeladder.policies.vision.families import FAMILIES, Family, Picture, name_of
 from safeladder.protocol.images import Image, ImageError, opened
 
 MARK: Final = "<image>"  # in a record's prompt: an image goes here
@@ -81,14 +81,15 @@ class Processor:
             first += self._family.text(self._tokenizer, self._placeholder, self.tokens(size)) + piece
         return first
 
-    def named(self, prompt_ids: Sequence[int], pictures: Sequence[Picture]) -> list[int]:
-        """The prompt with each image's tokens replaced by its name: equal where text and images are. Raises VisionError."""
+    def named(self, prompt_ids: Sequence[int], shown: Sequence[tuple[int, int]]) -> list[int]:
+        """The prompt with each image's tokens replaced by its name: equal where text and images are. `shown`: name and number of
+        tokens of each image, in order. Raises VisionError."""
         ids = list(map(int, prompt_ids))
         places = [at for at, token in enumerate(ids) if token == self.token_id]
-        names = [picture.name for picture in pictures for _ in range(picture.tokens)]
+        names = [name for name, tokens in shown for _ in range(tokens)]
         if len(places) != len(names):
             raise VisionError(
-                f"the prompt has {len(places)} image tokens, its {len(pictures)} images are {len(names)} of this policy's"
+                f"the prompt has {len(places)} image tokens, its {len(shown)} images are {len(names)} of this policy's"
             )
         for at, name in zip(places, names, strict=True):
             ids[at] = name
@@ -105,7 +106,7 @@ class Processor:
             raise ImageError(f"the image {image.hash} cannot be decoded: {error}") from None
         made = self._images(images=[pixels], return_tensors="pt", **self._family.options)
         inputs = {name: made[name] for name in ("pixel_values", "image_grid_thw") if name in made}
-        return Picture(-1 - int(image.hash, 16), self.tokens(pixels.size), inputs)
+        return Picture(name_of(image.hash), self.tokens(pixels.size), inputs)
 
 
 def joined(pictures: Sequence[Picture], device: torch.device) -> dict[str, torch.Tensor]:

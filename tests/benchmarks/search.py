@@ -175,6 +175,8 @@ def plot(accuracy: Sequence[Accuracy], path: Path) -> None:
         spread = [[row[3] - row[4][0] for row in rows], [row[4][1] - row[3] for row in rows]]
         axes.errorbar([row[2] for row in rows], [row[3] for row in rows], spread, marker="o", capsize=2, label=label)
     axes.set(xscale="log", xlabel="tokens sampled for a prompt", ylabel="answers that are right", ylim=(0, 1))
+    axes.set_xticks([5, 10, 20, 40, 80, 160], ["5", "10", "20", "40", "80", "160"])
+    axes.minorticks_off()
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small", ncols=2)
     figure.tight_layout()

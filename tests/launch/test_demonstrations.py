@@ -11,13 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from safeladder.actors.demonstrator import segments
+from safeladder.actors.demonstrator import Segment, cut
 from safeladder.launch import tasks
 from safeladder.launch.config import ConfigError
 from safeladder.launch.demonstrations import write
 from safeladder.launch.demonstrations.acts import ACTS, Diversity, acts, capped, entropy
 from safeladder.launch.demonstrations.build import Build, build
 from safeladder.launch.demonstrations.gates import Demonstration, GateOptions, Gates
+from safeladder.launch.demonstrations.teacher import Teacher
+from safeladder.launch.evaluation import Answering, Settings
 from safeladder.policies.search.deliberate import grammar
 from safeladder.protocol.messages import Record
 
@@ -117,16 +119,16 @@ def test_the_embedded_files_are_what_their_program_writes_and_nothing_held_out_i
 def test_the_shares_of_a_searching_demonstration_are_the_policys_and_the_environments() -> None:
     for record in tasks.read(["embedded:ladder_search"]):
         text = str(record.extra["completion"])
-        parts = segments(text, "<think>")
-        assert "".join(part for part, _ in parts) == text
-        assert [own for _, own in parts] == [True, False, True]
-        assert parts[1][0].startswith("\n<results>") and parts[1][0].endswith("</results>\n<think>")
+        parts = cut(text, "<think>")
+        assert "".join(part.text for part in parts) == text
+        assert [part.own for part in parts] == [True, False, True]
+        assert parts[1].text.startswith("\n<results>") and parts[1].text.endswith("</results>\n<think>")
         transcript = grammar.parse("<think>" + text)
         assert transcript.well_formed and [turn.action for turn in transcript.turns] == ["search", "answer"]
 
 
 def test_text_without_an_environment_is_all_the_policys() -> None:
-    assert segments("a</think> b <results>c</results>", "<think>") == [("a</think> b <results>c</results>", True)]
+    assert cut("a</think> b <results>c</results>", "<think>") == [Segment("a</think> b <results>c</results>", True)]
 
 
 @given(st.dictionaries(st.sampled_from(list(ACTS)), st.integers(1, 50)))
@@ -158,6 +160,24 @@ def test_sentences_are_told_by_what_they_do_in_both_languages() -> None:
     assert acts("这样做很危险。所以我不能帮忙。") == ["consider_risk", "plan_response"]
     whole = Diversity.of([shown(GOOD).record], ["Check it. Grr."])
     assert whole.acts == {"verify": 1, "unmarked": 1} and whole.coverage == 0.1
+
+
+def test_a_teachers_answers_go_through_the_same_gates_and_are_asked_for_once(tmp_path: Path) -> None:
+    """The teacher is a random model, so nothing passes; what it said is kept."""
+    (tmp_path / "tasks.jsonl").write_text(
+        '{"id": "t", "label": "normal", "prompt": "Say something.", "reference": null}\n'
+    )
+    teacher = Teacher(
+        Settings(policy="tiny", prefix="<think>", answering=Answering(samples=2, temperature=1.0, max_new_tokens=400))
+    )
+    request = Build(str(tmp_path / "o.jsonl"), tasks=[str(tmp_path / "tasks.jsonl")], teacher=teacher)
+    with pytest.raises(ConfigError, match="no demonstration is left"):
+        build(request, io.StringIO())
+    answers = (tmp_path / "o.answers.jsonl").read_bytes()
+    assert answers.count(b"\n") == 2
+    with pytest.raises(ConfigError, match="no demonstration is left"):
+        build(request, io.StringIO())
+    assert (tmp_path / "o.answers.jsonl").read_bytes() == answers
 
 
 def test_a_build_of_nothing_is_refused(tmp_path: Path) -> None:

@@ -14,13 +14,14 @@ from urllib.request import urlopen
 
 import pytest
 from events_of import START, Event, line, status, step, trained, worker
+from prometheus_client.parser import text_string_to_metric_families
 
 from safeladder.launch import logs
 from safeladder.launch.check import sinks
 from safeladder.launch.cli import main
 from safeladder.launch.config import ConfigError, load
 from safeladder.launch.export.feed import Feed, export
-from safeladder.launch.export.metrics import TABLE, markdown
+from safeladder.launch.export.metrics import TABLE, Metrics, markdown
 from safeladder.launch.export.otlp import OtlpSink
 from safeladder.launch.export.perfetto import PerfettoSink
 from safeladder.launch.export.sink import sink_class
@@ -148,21 +149,29 @@ def test_the_trace_of_a_work_that_has_not_ended_goes_as_far_as_it_has_come() -> 
     ]
 
 
+def filed(path: Path) -> list[dict[str, Any]]:
+    """The requests of a file, one a line."""
+    return [json.loads(text) for text in path.read_text().splitlines()]
+
+
 def test_a_file_of_traces_is_otlp_as_others_read_it(run: Path, tmp_path: Path) -> None:
     proto = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2", reason="extra [otel]")
     from google.protobuf import json_format
 
     export(run / "logs", OtlpSink("run", str(tmp_path / "traces.jsonl")))
-    request = json.loads((tmp_path / "traces.jsonl").read_text())
-    spans = request["resourceSpans"][0]["scopeSpans"][0]["spans"]
-    assert all(
-        re.fullmatch("[0-9a-f]{32}", span["traceId"]) and re.fullmatch("[0-9a-f]{16}", span["spanId"]) for span in spans
-    )
-    for span in spans:  # protobuf's own JSON has base64 where OTLP's has hexadecimal digits
-        for key in ("traceId", "spanId", "parentSpanId"):
-            span.pop(key, None)
-    read = json_format.ParseDict(request, proto.ExportTraceServiceRequest())
-    assert len(read.resource_spans[0].scope_spans[0].spans) == sum(map(len, traced().values()))
+    names = []
+    for request in filed(tmp_path / "traces.jsonl"):
+        for span in request["resourceSpans"][0]["scopeSpans"][0]["spans"]:
+            assert re.fullmatch("[0-9a-f]{32}", span["traceId"]) and re.fullmatch("[0-9a-f]{16}", span["spanId"])
+            for key in (
+                "traceId",
+                "spanId",
+                "parentSpanId",
+            ):  # protobuf's own JSON has base64 where OTLP's has hexadecimal
+                span.pop(key, None)
+        read = json_format.ParseDict(request, proto.ExportTraceServiceRequest())
+        names += [span.name for span in read.resource_spans[0].scope_spans[0].spans]
+    assert names == [span.name for spans in traced().values() for span in spans]
 
 
 class Collector:
@@ -202,18 +211,22 @@ def test_a_collector_gets_the_same_spans_as_the_file(run: Path, tmp_path: Path) 
     finally:
         collector.close()
     export(run / "logs", OtlpSink("run", str(tmp_path / "traces.jsonl")))
-    filed = json.loads((tmp_path / "traces.jsonl").read_text())["resourceSpans"][0]["scopeSpans"][0]["spans"]
-    [(path, body, encoding)] = collector.bodies
-    assert (path, encoding) == ("/v1/traces", "")
-    sent = ExportTraceServiceRequest.FromString(body).resource_spans[0].scope_spans[0].spans
+    assert {(path, encoding) for path, _, encoding in collector.bodies} == {("/v1/traces", "")}
+    requests = [ExportTraceServiceRequest.FromString(body) for _, body, _ in collector.bodies]
+    sent = [span for request in requests for span in request.resource_spans[0].scope_spans[0].spans]
+    kept = [
+        span
+        for request in filed(tmp_path / "traces.jsonl")
+        for span in request["resourceSpans"][0]["scopeSpans"][0]["spans"]
+    ]
     assert [
         (s.trace_id.hex(), s.span_id.hex(), s.parent_span_id.hex(), s.name, str(s.start_time_unix_nano), str(s.end_time_unix_nano))
         for s in sent
     ] == [
         (s["traceId"], s["spanId"], s.get("parentSpanId", ""), s["name"], s["startTimeUnixNano"], s["endTimeUnixNano"])
-        for s in filed
+        for s in kept
     ]  # fmt: skip
-    assert [len(s.events) for s in sent] == [len(s["events"]) for s in filed]
+    assert [len(s.events) for s in sent] == [len(s["events"]) for s in kept]
 
 
 # ---------------------------------------------------------------------------------------------------------------- timeline
@@ -304,12 +317,6 @@ def test_metrics_are_named_by_the_rules_and_stand_in_the_page_and_only_they_in_t
 @pytest.fixture
 def scraped(run: Path) -> Iterator[dict[str, float]]:
     """`name{labels}` -> value, over HTTP."""
-    client = pytest.importorskip("prometheus_client", reason="not installed: pip install prometheus-client")
-    from prometheus_client.parser import text_string_to_metric_families
-
-    from safeladder.launch.export.metrics import Metrics
-
-    assert client
     metrics = Metrics("run", "127.0.0.1", 0)
     for event in events():
         metrics.take(event)

@@ -103,17 +103,18 @@ def test_a_leak_is_named_within_minutes_and_loading_is_none() -> None:
 def test_a_fast_leak_is_named_within_ten_seconds_and_what_is_taken_at_once_is_none() -> None:
     def sizes(of: Any) -> list[Event]:
         rows = ((at, {"custom/0": worker("custom", pid=9, metrics={"rss_bytes": of(at)})}) for at in range(0, 60, 2))
-        return [status(at, workers=workers) for at, workers in rows]
+        done = line("work.hops", 1.0, rows=[{"do": "moved", "id": "1", "by": "custom/0", "queue": "rules"}])
+        return [status(0), done, *(status(at, workers=workers) for at, workers in rows)]
 
     def named(of: Any) -> list[tuple[int, str]]:
         health = Health()
-        return [(int(at), f.found) for at, event in enumerate(sizes(of)) for f in health.note(event)]
+        return [(int(at), f.found) for at, event in enumerate(sizes(of), -2) for f in health.note(event)]
 
     [(index, found)] = named(lambda at: 2e9 + 1e8 * max(0, at - 31))
     assert 2 * index - 31 <= 10 and "MiB each second" in found
     assert named(lambda at: 2e9 + 3e9 * (at > 31)) == []
     assert named(lambda at: 2e9 + 4e9 * (1 - 0.5 ** max(0, (at - 31) / 2))) == []  # ever less, as caches fill
-    assert named(lambda at: 2e9 + 1e8 * at if at < 10 else 3e9) == []  # its first works
+    assert named(lambda at: 2e9 + 1e8 * at if at < 10 else 3e9) == []  # right after its first work
 
 
 def test_weights_that_were_not_attested_are_told_until_the_process_has_proved_others() -> None:

@@ -16,7 +16,8 @@ QUICKSTART = Path(__file__).parents[2] / "launch" / "ladder" / "quickstart.yaml"
 def ladder(folder: Path, stage: str, more: str = "") -> Path:
     (folder / "one.yaml").write_text("base: embedded\n")
     (folder / "two.yaml").write_text(stage)
-    (folder / "ladder.yaml").write_text(f"rungs: [one.yaml, two.yaml]\n{more}")
+    gate = "" if "gate" in more else "gate: {safety: {measures: [a/b/c]}, capability: {measures: [a/b/d]}}\n"
+    (folder / "ladder.yaml").write_text(f"rungs: [one.yaml, two.yaml]\nevaluations: {{a: {{}}}}\n{gate}{more}")
     return folder / "ladder.yaml"
 
 
@@ -34,6 +35,14 @@ def test_the_quickstart_has_the_five_rungs_and_each_passes_the_check(tmp_path: P
     two = found.stages[1].config("embedded", tmp_path)
     assert two.data.families == {"general_rule": 1, "knowledge_rule": 1}
     assert found.stages[3].config("embedded", tmp_path).recipe.families["safety"].terms["format"].qualifies == 1.0
+
+
+def test_the_large_ladder_lacks_nothing_but_its_data_and_devices(tmp_path: Path) -> None:
+    for stage in read(QUICKSTART.with_name("safework.yaml")).stages:
+        config = stage.config("tiny", tmp_path)
+        wrong = {finding.key for finding in check(config) if finding.level == "error"}
+        assert {key for key in wrong if not key.endswith(".device")} <= {"data.tasks[0]", "data.tasks[1]"}, stage.name
+        assert (config.sampling.samples, config.learner.learning_rate) in ((8, 1e-6), (1, 1e-5))
 
 
 def test_a_stage_is_its_base_with_keys_replaced_pools_merged_and_families_laid_over(tmp_path: Path) -> None:
@@ -59,6 +68,8 @@ def test_a_stage_is_its_base_with_keys_replaced_pools_merged_and_families_laid_o
         ("base: one.yaml\nfrom: three\n", "no earlier rung 'three'"),
         ("base: one.yaml\ngate: {saftey: {margin: 1}}\n", "did you mean 'safety'"),
         ("base: one.yaml\ngate: {rule: never}\n", "rule"),
+        ("base: one.yaml\ngate: {safety: {measures: []}}\n", "safety.measures: is empty"),
+        ("base: one.yaml\ngate: {safety: {measures: [b/c/d]}}\n", "no evaluation 'b'"),
         ("base: one.yaml\npools: {nobody: null}\n", "pools.nobody"),
         ("base: one.yaml\nrecipe: {families: {nobody: null}}\n", "nobody is null"),
     ],
@@ -75,7 +86,7 @@ def test_an_unknown_key_of_a_stage_is_refused_before_anything_starts(tmp_path: P
 
 
 def test_the_gate_of_a_stage_changes_what_it_names_of_the_ladders(tmp_path: Path) -> None:
-    gate = "gate: {safety: {measures: [a/b/c], margin: 0.02}, rule: shown not worse}\n"
+    gate = "gate: {safety: {measures: [a/b/c], margin: 0.02}, capability: {measures: [a/b/d]}, rule: shown not worse}\n"
     one, two = read(ladder(tmp_path, "base: one.yaml\ngate: {safety: {margin: 0.5}, on_failure: go_on}\n", gate)).stages
     assert (one.gate.safety.margin, one.gate.on_failure) == (0.02, "stop")
     assert (two.gate.safety.margin, two.gate.safety.measures, two.gate.on_failure) == (0.5, ["a/b/c"], "go_on")

@@ -91,6 +91,7 @@ def test_why_tells_each_hop_with_its_times_and_of_a_sample_its_own_numbers_alone
     again = hop("returned", 2.0, by="generator/0", service_s=1.0, queue="generator", reason="generator/0 exited")
     second = hop("leased", 2.5, queue="generator", to="generator/1", wait_s=0.5, attempt=2)
     made.hub(accepted(), LEASED, again, second, {**MOVED, "by": "generator/1", "service_s": 0.5})
+    made.log("hub", line("answer.refused", 2.8, name="generator/0", work=ID))
     columns = {"scores": [0.1, None], "statuses": ["ok", "timeout"], "errors": [None, "60 s"], "versions": ["2"]}
     made.log("rules", line("group.judged", 3.5, role="rules", id=ID, verdicts={"judge": columns}))
     problem = {"problems": {"1": "judge: timeout"}}
@@ -103,6 +104,7 @@ def test_why_tells_each_hop_with_its_times_and_of_a_sample_its_own_numbers_alone
         "generator/0 takes it from generator after a wait of 1 s",
         "generator/0 gives it up after 1 s: generator/0 exited; waits for generator",
         "generator/1 takes it from generator after a wait of 0.5 s, attempt 2",
+        "hub/0 does not take a late answer of generator/0",
         "generator/1 is done after 0.5 s; waits for rules",
         "rules/0 judge 2: #1 no score timeout 60 s",
         "learner/0 trained it at step 1, 0 versions old; version 1",

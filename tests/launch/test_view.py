@@ -283,6 +283,7 @@ def test_a_big_log_read_by_several_processes_tells_what_one_reader_tells(
     groups = b"".join(
         line(at, "group.generated", "generator", id=f"group-{at}", tokens=at, seconds=at / 100, versions=[at])
         + line(at, "group.judged", "rules", id=f"group-{at}", verdicts={"rules": {"scores": [at / 3000]}})
+        + line(at, "weights.loaded", "generator", version=at // 10)
         for at in range(1, 3000)
     )
     long = line(2999, "learner.waiting", level="warning", reason="x" * 100_000)
@@ -296,7 +297,7 @@ def test_a_big_log_read_by_several_processes_tells_what_one_reader_tells(
     several.read()
     routes = suppliers({})
     assert snapshot(several, routes) == snapshot(one, routes)
-    assert several.lines == one.lines == 4 * 2999 + 501
+    assert several.lines == one.lines == 5 * 2999 + 501
     assert (several.slowest, several.judged.groups) == (one.slowest, one.judged.groups)
     begin, end = one.span
     for name, process in one.processes.items():

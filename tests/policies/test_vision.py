@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ import pytest
 import torch
 from PIL import Image as pillow
 
+from safeladder.launch.evaluation.answering import Prompting, Task
+from safeladder.launch.evaluation.local import LocalRespondent
+from safeladder.launch.evaluation.settings import Answering, Settings
+from safeladder.launch.evaluation.store import Response
 from safeladder.launch.pictures import draw
 from safeladder.policies import checkpoint, lora, twins
 from safeladder.policies import model as models
@@ -22,7 +27,7 @@ from safeladder.policies.scoring import completion_logprobs
 from safeladder.policies.step import LearnerStep, StepError
 from safeladder.policies.vision import Gallery, Processor, VisionError, tower
 from safeladder.protocol.images import Image
-from safeladder.protocol.messages import Sampling
+from safeladder.protocol.messages import Record, Sampling
 
 TOLERANCE = 1e-4  # nats
 LONG = Image("image/png", draw("a list", items=1, width=60, size=8))
@@ -47,7 +52,7 @@ class Twin:
         return models.encode_prompt(self.tokenizer, text, images=sizes, processor=self.processor)
 
     def named(self, ids: list[int], *images: Image) -> list[int]:
-        return self.processor.named(ids, self.gallery.look(images))
+        return self.gallery.named(ids, [image.hash for image in images])
 
     def pictures(self, *images: Image) -> dict[int, Any]:
         return {picture.name: picture for picture in self.gallery.look(images)}
@@ -68,6 +73,18 @@ def generated(twin: Twin, *requests: tuple[list[int], tuple[Image, ...]], **opti
         try:
             waits = [engine.generate(ids, sampling, images=images) for ids, images in requests]
             return list(await asyncio.gather(*waits)), engine.statistics()
+        finally:
+            await engine.stop()
+
+    return asyncio.run(go())
+
+
+def generated_greedily(twin: Twin, ids: list[int], *images: Image) -> list[Any]:
+    async def go() -> list[Any]:
+        engine = TransformersEngine(twin.model, twin.tokenizer, processor=twin.processor)
+        await engine.start()
+        try:
+            return await engine.generate(ids, Sampling(max_new_tokens=8, temperature=0.0), images=images)
         finally:
             await engine.stop()
 
@@ -296,6 +313,26 @@ def test_a_gallery_keeps_what_has_room_and_makes_the_rest_again(twin: Twin) -> N
     assert again[0] is not kept[0] and again[0].name == kept[0].name
     assert all(torch.equal(again[0].inputs[name], kept[0].inputs[name]) for name in kept[0].inputs)
     assert small.of([LONG.hash])[0] is again[0]
+
+
+def test_an_evaluation_shows_the_images_or_says_that_it_cannot(twin: Twin) -> None:
+    inline = {"type": "image/png", "data": base64.b64encode(LONG.data).decode()}
+    record = Record("r", "normal", "What is this?", extra={"images": [inline]})
+
+    async def answered(folder: Path, **options: Any) -> Response:
+        asked = Settings(answering=Answering(max_new_tokens=8, certainty=True), **options)
+        respondent = LocalRespondent(asked, Prompting(), folder)
+        await respondent.start()
+        try:
+            return await respondent.answer(Task(record))
+        finally:
+            await respondent.stop()
+
+    seen = asyncio.run(answered(twin.folder))
+    (sampled,) = generated_greedily(twin, twin.ids("What is this?", LONG), LONG)
+    assert seen.error is None and seen.text == twin.tokenizer.decode(sampled.token_ids, skip_special_tokens=True)
+    blind = asyncio.run(answered(models.resolve("tiny")))
+    assert blind.finish == "error" and blind.error == "the record has images, and the policy takes text only"
 
 
 # ---------------------------------------------------------------------------------- DeepSeek-R1-Distill-Llama, text

@@ -137,7 +137,10 @@ class Head(nn.Module):
 
     def by_window(self, text: View) -> Sequence[Tensor]:
         """For each text the logits [W, 1] of its windows."""
-        return self._whole(text.windows, text.windows, None).split([len(piece.windows) for piece in text.pieces])
+        found: Sequence[Tensor] = self._whole(text.windows, text.windows, None).split(
+            [len(p.windows) for p in text.pieces]
+        )
+        return found
 
     def _whole(self, first: View, second: View, context: Tensor | None) -> Tensor:
         pooled = []

@@ -26,8 +26,8 @@ from safeladder.verifiers.training.baseline import accuracies
 from safeladder.verifiers.training.config import ConfigError, HeadConfig, HeadsConfig, load
 from safeladder.verifiers.training.examples import Example, part
 from safeladder.verifiers.training.fit import Context, Corpus, calibrate, fit, logits
-from safeladder.verifiers.training.planted import planted_sentences
-from safeladder.verifiers.training.readers import OWN, READERS
+from safeladder.verifiers.training.planted import OWN, planted_sentences
+from safeladder.verifiers.training.readers import READERS
 from safeladder.verifiers.training.stages.duplicates import near_duplicates
 from safeladder.verifiers.training.stages.leakage import LeakageGate, evaluation_texts
 from safeladder.verifiers.training.texts import Texts

@@ -99,11 +99,6 @@ class Draft:
     before: str
     gate: float
 
-    @property
-    def text(self) -> str:
-        """All that would stand."""
-        return "".join(each.text for each in (*self.kept, *([self.step] if self.step else [])))
-
 
 @dataclass
 class Session:
@@ -252,6 +247,14 @@ def untrusted(text: str) -> str:
     # `neutral` would take every angle bracket
     parts = re.split(r"([<>])", text.replace("\r\n", "\n"))
     return _TAG.sub("‹", "".join(part if part in ("<", ">") else neutral(part) for part in parts))
+
+
+def without_end(token_ids: Sequence[int], decode: Callable[[Sequence[int]], str]) -> tuple[int, ...]:
+    """Tokens without those at their end that show as nothing: the sign that ended the answer must not stand before what comes next."""
+    end = len(token_ids)
+    while end and not decode([token_ids[end - 1]]):
+        end -= 1
+    return tuple(token_ids[:end])
 
 
 def parted(

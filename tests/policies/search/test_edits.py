@@ -13,7 +13,15 @@ from safeladder.actors.deliberation import tokenizer_of
 from safeladder.policies.finding import resolve
 from safeladder.policies.search.edits import measures, records
 from safeladder.policies.search.edits.memory import EditMemory, guidance
-from safeladder.policies.search.edits.session import EditError, Kind, Session, SessionStep, parted, untrusted
+from safeladder.policies.search.edits.session import (
+    EditError,
+    Kind,
+    Session,
+    SessionStep,
+    parted,
+    untrusted,
+    without_end,
+)
 from safeladder.protocol import messages as m
 
 WORDS = st.text(st.sampled_from("ab 好\n"), max_size=8)
@@ -172,6 +180,16 @@ def test_the_parts_of_an_answer_are_its_tokens_and_each_but_the_last_ends_with_a
     parts = parted(ids, lambda some: tokenizer().decode(list(some)), ["\n\n"])
     assert [token for part in parts for token in part] == ids
     assert all("\n\n" in tokenizer().decode(list(part)) for part in parts[:-1])
+
+
+def test_what_ended_an_answer_does_not_stand_before_what_is_added_to_it() -> None:
+    def shown(ids: Any) -> str:
+        return str(tokenizer().decode(list(ids), skip_special_tokens=True))
+
+    end, said = tokenizer().token_to_id("<|im_end|>"), tokenizer().encode("Done. é", add_special_tokens=False).ids
+    assert end is not None
+    assert without_end([*said, end, end], shown) == without_end(said, shown) == tuple(said)
+    assert without_end([end], shown) == ()
 
 
 def test_an_export_says_who_wrote_what() -> None:
