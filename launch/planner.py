@@ -1,7 +1,7 @@
 """How much memory each pool needs on each of its devices: formulas, and what they say of a configuration. docs/planner.md derives them.
 
 Everything is in bytes. `T` tokens of a packed row, `L` layers, `h` hidden, `q` width of the queries, `f` of the feed-forward, `V`
-vocabulary, `P` parameters. What is left out: a process's own few hundred megabytes, and what an allocator wastes; on a
+vocabulary, `P` parameters. What is left out: a process's own few hundred megabytes, and what an allocator keeps; on a
 GPU, `USABLE` leaves room for both.
 """
 
