@@ -25,11 +25,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import structlog
 
 from safeladder.launch.config import Config, Pool
 from safeladder.protocol import messages as m
-from safeladder.protocol.codec import Arrays, Parcel, pack
+from safeladder.protocol.codec import Arrays, Frame, Parcel, encode, pack
 from safeladder.protocol.transport import Link
 
 
@@ -119,6 +120,11 @@ class Delivery:
             return
         partial = None if output is None else self.pack(output, self.work.stop)
         self.link.fail(self.lease, reason, restart=restart, returned=not restart, partial=partial)
+
+    def message(self, lease_s: float) -> list[Frame]:
+        """The lease as it is on the wire: header, body, raw frames. `lease_s`: of the hub. Arrays are not copied."""
+        frames = [self.arrays[array.name].reshape(-1).view(np.uint8).data for array in self.work.arrays]
+        return encode(m.Lease(self.lease, self.work, lease_s, self.attempt), "hub", frames)
 
     def pack(self, output: Output, stop: int) -> Parcel:
         """This work with another content, at `stop` of its route."""

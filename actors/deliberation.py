@@ -68,6 +68,16 @@ class DeliberationOptions:
         self.dimensions = self.dimensions or {"safety": "safety"}
 
 
+@dataclass(frozen=True)
+class Answered:
+    """An answer with the search that it came from: `asked` holds the prompt's tokens, once a generator has said them."""
+
+    question: m.Question
+    answer: m.Answer
+    result: Result
+    asked: Asked
+
+
 class Deliberation:
     """Answers questions over the pools of a run. One for a process; any number of questions at once."""
 
@@ -87,8 +97,20 @@ class Deliberation:
     ) -> m.Answer:
         """Searches as `question` says; `watch` as in `search`. Raises UnknownStrategy for a strategy or options that there are
         not, and CallError when the pools do not answer."""
-        asked = self.asked(name, question)
-        result, kind = await self.search(name, question, lane, watch, asked)
+        return (await self.answered(name, question, lane, watch)).answer
+
+    async def answered(
+        self,
+        name: str,
+        question: m.Question,
+        lane: m.Lane = "interactive",
+        watch: Callable[[Node], None] | None = None,
+        asked: Asked | None = None,
+        gate: float = 0.0,
+    ) -> Answered:
+        """`answer` with its search. `asked`, `gate`: as in `search`."""
+        asked = asked or self.asked(name, question)
+        result, kind = await self.search(name, question, lane, watch, asked, gate)
         chosen, strategy = result.chosen, question.strategy or self.options.strategy
         deliberated = strategy == registry.DELIBERATE
         if chosen is not None:
@@ -97,7 +119,7 @@ class Deliberation:
             text, note = self.options.abstention if result.answers else self.options.fallback, result.ended
         else:
             text, note = self.options.fallback, "no candidate was accepted by every verifier"
-        return m.Answer(
+        answer = m.Answer(
             text=text,
             strategy=strategy,
             candidates=candidates(result),
@@ -116,6 +138,7 @@ class Deliberation:
             confidence=result.confidence,
             sources=result.sources,
         )
+        return Answered(question, answer, result, asked)
 
     async def search(
         self,
@@ -124,14 +147,17 @@ class Deliberation:
         lane: m.Lane = "interactive",
         watch: Callable[[Node], None] | None = None,
         asked: Asked | None = None,
+        gate: float = 0.0,
+        min_version: int = 0,
     ) -> tuple[Result, str]:
         """The search itself, with the context that weighed it. `watch` is called with each node that was judged. `asked`: what
-        `self.asked` made of this question, for a caller who wants to look at it afterwards."""
+        `self.asked` made of this question, for a caller who wants to look at it afterwards. `gate`: a veto above the options' own.
+        `min_version`: the oldest weights that may draw."""
         options, language = self.options, language_of(question.text)
         routed = context.route(question.text)
         weights = options.weights or context.among(routed.weights, set(options.dimensions))
         caller = Caller(self._link, lane, options.deadline_s)
-        combination = Combination(weights, options.aggregation, options.prior, options.veto)
+        combination = Combination(weights, options.aggregation, options.prior, max(options.veto, gate))
         budget = Budget(
             _least(question.tokens, options.tokens),
             _least(question.calls, options.calls),
@@ -143,7 +169,7 @@ class Deliberation:
         problem = Problem(asked or self.asked(name, question), question.seed, encode=self._encode)
         result = await strategy.search(
             problem,
-            PoolSampler(caller, options.generator, options.delimiters, question.temperature),
+            PoolSampler(caller, options.generator, options.delimiters, question.temperature, min_version),
             PoolJudge(caller, options.judges, options.dimensions),
             combination=combination,
             budget=budget,

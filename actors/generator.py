@@ -20,10 +20,12 @@ import msgspec
 
 from safeladder.actors.actor import Actor, ActorError, Delivery, HandBack, Output, Postpone, Reject
 from safeladder.actors.continuation import Misfit, output, sequences_of, tokens, unfinished, version_range
+from safeladder.actors.image_source import ImageSource
 from safeladder.actors.intake import Intake
 from safeladder.launch.rundir import RunDirectory
 from safeladder.policies.engines.base import EngineError, GeneratedSequence
 from safeladder.protocol import messages as m
+from safeladder.protocol.images import Image, has_images, references
 from safeladder.protocol.keys import ensure_secret
 
 CANCEL_S = 5.0  # for a part of the work to end after it was cancelled
@@ -54,10 +56,13 @@ class Generator(Actor):
     async def start(self) -> None:
         from safeladder.policies import model
         from safeladder.policies.engines.registry import create
+        from safeladder.policies.vision import Processor
 
         policy = self.config.policy
-        path = await asyncio.to_thread(model.resolve, policy.model, policy.cache and Path(policy.cache))
+        path = await asyncio.to_thread(model.resolve, policy.model, Path(policy.cache) if policy.cache else None)
         self._tokenizer = await asyncio.to_thread(model.load_tokenizer, path)
+        self._processor = await asyncio.to_thread(Processor.open, path, self._tokenizer)
+        self._images = ImageSource(self)
         self._engine = await asyncio.to_thread(
             create,
             self.options.engine,
@@ -92,7 +97,7 @@ class Generator(Actor):
             statistics = self._engine.statistics()
             if statistics.get("steps") != self.metrics.get("steps"):
                 self.worked()  # an engine that decodes is making progress
-            self.metrics = statistics
+            self.metrics = dict(statistics)
             if self._engine.error is not None:
                 raise ActorError(f"the engine has failed: {self._engine.error}") from self._engine.error
             if news.done():
@@ -106,12 +111,13 @@ class Generator(Actor):
         wait_s = self.options.version_wait_s
         if not await self._unless_stopping(self._intake.reach(group.min_version, wait_s)):
             raise Postpone("the worker is stopping")
+        shown = await asyncio.to_thread(self._shown, delivery)
         prompt_ids = self._prompt(delivery)
         sequences = self._begun(delivery, prompt_ids)
         kept = tokens(sequences)
         lengths = [len(sequence.token_ids) for sequence in sequences]
         since = asyncio.get_running_loop().time()
-        whole = await self._unless_stopping(self._sample(delivery, prompt_ids, sequences))
+        whole = await self._unless_stopping(self._sample(delivery, prompt_ids, shown, sequences))
         newest = max((v for s, at in zip(sequences, lengths, strict=True) for v in s.versions[at:]), default=0)
         # what a version has sampled here stays here until that version has proved itself
         if newest > self._intake.proved and not await self._unless_stopping(self._intake.reach(newest, wait_s)):
@@ -120,9 +126,10 @@ class Generator(Actor):
             raise Postpone("the lease was revoked" if delivery.revoked else "the worker is stopping")
         made = output(group, prompt_ids, sequences, self._decode)
         counts = {"id": delivery.id, "tokens": tokens(sequences), "kept": kept, "versions": version_range(sequences)}
-        if whole and unfinished(made.payload):
+        half_way = isinstance(made.payload, m.Group) and unfinished(made.payload)
+        if whole and half_way:
             raise EngineError(f"the engine has aborted {delivery.id!r}, which nobody asked for")
-        if unfinished(made.payload):
+        if half_way:
             self.log.info("group.handed_back", **counts)
             return HandBack("the worker is stopping", made)
         completions = made.payload.completions if isinstance(made.payload, m.Group) else []
@@ -141,14 +148,31 @@ class Generator(Actor):
     def _prompt(self, delivery: Delivery) -> list[int]:
         """The tokens that came along, of a search that continues exactly these or of a group that was handed back; else the
         record's."""
-        from safeladder.policies.model import encode_prompt
+        from safeladder.policies.model import ModelError, encode_prompt
 
         if "prompt_ids" in delivery.arrays:
             given: list[int] = delivery.arrays["prompt_ids"].tolist()
             return given
         group = delivery.group
         shots = earlier_turns(group.record) or [(shot.user, shot.assistant) for shot in self.config.policy.shots]
-        return encode_prompt(self._tokenizer, question(group.record), group.system, group.prefix, shots)
+        sizes = [(reference.width, reference.height) for reference in references(group.record)]
+        asked = question(group.record)
+        try:
+            return encode_prompt(
+                self._tokenizer, asked, group.system, group.prefix, shots, images=sizes, processor=self._processor
+            )
+        except ModelError as error:
+            raise Reject(f"{group.record.id!r}: {error}") from None
+
+    def _shown(self, delivery: Delivery) -> list[Image]:
+        """The images of a group. Raises Reject where this policy or this engine takes none."""
+        record = delivery.group.record
+        if not has_images(record):
+            return []
+        if self._processor is None or not self._engine.capabilities.images:
+            lacking = "the policy" if self._processor is None else f"the engine {self.options.engine!r}"
+            raise Reject(f"{record.id!r} has images, and {lacking} takes text only")
+        return self._images.images(record)
 
     def _begun(self, delivery: Delivery, prompt_ids: Sequence[int]) -> list[GeneratedSequence]:
         """What another generator made of this group before it was stopped; empty sequences where there is nothing to go on from."""
@@ -165,7 +189,11 @@ class Generator(Actor):
         return [GeneratedSequence() for _ in range(group.sampling.samples)]
 
     async def _sample(
-        self, delivery: Delivery, prompt_ids: Sequence[int], sequences: Sequence[GeneratedSequence]
+        self,
+        delivery: Delivery,
+        prompt_ids: Sequence[int],
+        shown: Sequence[Image],
+        sequences: Sequence[GeneratedSequence],
     ) -> None:
         """Brings `sequences` to their ends, token by token. Cancelled, it leaves in them what has come until then."""
         begun = copy.deepcopy(list(sequences))  # the engine's own: ours grow meanwhile
@@ -175,6 +203,7 @@ class Generator(Actor):
             lane=delivery.work.lane,
             request=self._request(delivery),
             begun=begun if tokens(begun) else (),
+            images=shown,
         )
         async for chunk in chunks:
             sequences[chunk.sample].extend(chunk)
@@ -194,7 +223,8 @@ class Generator(Actor):
                 await asyncio.wait({running}, timeout=CANCEL_S)
 
     def _decode(self, token_ids: list[int]) -> str:
-        return self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        text: str = self._tokenizer.decode(token_ids, skip_special_tokens=True)
+        return text
 
     def revoked(self, delivery: Delivery) -> None:
         self._engine.abort(self._request(delivery))

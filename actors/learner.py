@@ -1,7 +1,8 @@
 """Learner: assembles groups into batches as the staleness policy says, improves the policy, publishes weights, keeps the ledger.
 
 Inbox: judged groups, `Skipped` in the place of groups that ended early, `End`. Outbox: the topic `policy` (version, step, where the
-weights are, how many groups are accounted for), nothing else. What blocks it are the groups that the staleness policy waits for:
+weights are, how many groups are accounted for), and with `data.curriculum` the topic `outcomes` (what became of the last groups).
+What blocks it are the groups that the staleness policy waits for:
 generator, verifiers, reference unblock it. If one of those dies, the hub gives its work to another and the learner waits; if the hub
 dies, the learner keeps what it holds and names it to the successor.
 
@@ -22,13 +23,15 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safeladder.actors.actor import Actor, ActorError, Delivery, Keep, Outcome, Reject
+from safeladder.actors.image_source import ImageSource
 from safeladder.actors.places import Place, Preparation, digest, explain, summarize
+from safeladder.actors.recording import Recorder
 from safeladder.launch.config import ConfigError
 from safeladder.launch.config import digest as config_digest
 from safeladder.launch.rundir import RunDirectory
@@ -39,6 +42,7 @@ from safeladder.policies.ledger import Entry, Ledger, VersionCounter
 from safeladder.policies.recipe import Rewards, from_mapping
 from safeladder.policies.selection import LengthSelection
 from safeladder.protocol import messages as m
+from safeladder.protocol import record
 from safeladder.protocol.chunk_shell import ChunkServer
 from safeladder.protocol.keys import load_secret, load_server
 
@@ -47,16 +51,18 @@ if TYPE_CHECKING:
     from safeladder.policies.traces import Trace
 
 
+OUTCOMES = 1024  # groups whose outcome is told again with each step, for a feeder that was away
 ENDED, STALE, UNINFORMATIVE, REJECTED = "ended early", "stale", "uninformative", "rejected"
 
 
 @dataclass
 class Dropped:
-    """A group that will not be trained. `number`: its place in the order of admission."""
+    """A group that will not be trained. `number`: its place in the order of admission. accuracy: as `Place.accuracy`."""
 
     delivery: Delivery
     number: int
     reason: str
+    accuracy: float | None = None
 
 
 class Learner(Actor):
@@ -88,11 +94,13 @@ class Learner(Actor):
         self._dropped: dict[str, Dropped] = {}  # since the last step: the next one's line in the ledger will name them
         self._spare: set[str] = set()  # the dropped among all that is held
         self._selection = LengthSelection()
+        self._outcomes: deque[tuple[int, float | None, bool]] = deque(maxlen=OUTCOMES)
         self._directory: Path | None = None
         self._waited_s = 0.0
         self._server: ChunkServer | None = None
         self._training: Training
         await asyncio.to_thread(self._load)
+        self._recorder = await asyncio.to_thread(self._open_record) if self.config.run.record else None
         if self._version > 0:
             await asyncio.to_thread(self._publish)
         await self._announce()
@@ -105,7 +113,7 @@ class Learner(Actor):
 
         self._training = gather(self.context, self.options.ranks, self.options.ranks_timeout_s)
         recipe = from_mapping(dataclasses.asdict(self.config.recipe))
-        self._preparation = Preparation(self.config, recipe, self._training.tokenizer)
+        self._preparation = Preparation(self.config, recipe, self._training.tokenizer, ImageSource(self).fetch)
         state = self._training.state
         if self._training.restored:
             path = str(self._training.restored)
@@ -134,10 +142,17 @@ class Learner(Actor):
         # what a learner before this one let in may belong to a history that has not survived
         self._sure_from = self._version + 1 if "policy" in self.link.state else 0
 
+    def _open_record(self) -> Recorder:
+        recorder = Recorder(self._run.record, self.config.run.record_max_bytes, self.log)
+        recorder.began(self.link.boot, self._step, self._head)
+        return recorder
+
     # -------------------------------------------------------------------------------------------------------- inbox
 
     async def handle(self, delivery: Delivery) -> Outcome:
         payload = delivery.payload
+        if self._recorder:
+            self._recorder.handed(delivery, self.config.hub.lease_s)
         if delivery.id in self._committed:
             return None  # its effect is in a committed checkpoint: nothing is left but to settle
         if self._held_again(delivery):
@@ -177,7 +192,7 @@ class Learner(Actor):
         if not self._withdraw(place.sequence):  # else the same group under a new lease
             self._selection.draw(place.lengths)
         if not place.informative:
-            self._drop(place.delivery, place.sequence, UNINFORMATIVE, place.rewards)
+            self._drop(place.delivery, place.sequence, UNINFORMATIVE, place.rewards, place.accuracy)
         elif self._arrivals.accounted_for(place.sequence):
             self._late = [other for other in self._late if other.id != place.id] + [place]
         else:
@@ -190,10 +205,17 @@ class Learner(Actor):
             self._arrivals.withdraw(number)
         return found
 
-    def _drop(self, delivery: Delivery, number: int, reason: str, earned: Rewards | None = None) -> None:
+    def _drop(
+        self,
+        delivery: Delivery,
+        number: int,
+        reason: str,
+        earned: Rewards | None = None,
+        accuracy: float | None = None,
+    ) -> None:
         """Accounts for a group that will not be trained; admission makes up for it."""
         delivery.payload, delivery.arrays = m.Skipped(number, reason), {}  # nothing else of it is needed any more
-        self._dropped[delivery.id] = Dropped(delivery, number, reason)
+        self._dropped[delivery.id] = Dropped(delivery, number, reason, accuracy)
         self._spare.add(delivery.id)
         if not self._arrivals.accounted_for(number):
             self._arrivals.drop(number)
@@ -287,7 +309,7 @@ class Learner(Actor):
                 self._resample(place)
             elif self._staleness.drops:
                 self._arrivals.withdraw(place.sequence)
-                self._drop(place.delivery, place.sequence, STALE, place.rewards)
+                self._drop(place.delivery, place.sequence, STALE, place.rewards, place.accuracy)
             elif place.delivery.group.min_version < self._sure_from:
                 self._arrivals.withdraw(place.sequence)
                 self._resample(place)
@@ -361,9 +383,16 @@ class Learner(Actor):
             self._selection.train(place.lengths)
         bias, reasons = self._selection.bias, Counter(group.reason for group in dropped)
         publishing = time.monotonic()
-        await asyncio.to_thread(self._publish)
+        digest_of_weights = await asyncio.to_thread(self._publish)
         await self._announce()
+        if self.config.data.curriculum is not None:
+            self._outcomes.extend((place.sequence, place.accuracy, True) for place in places)
+            self._outcomes.extend((group.number, group.accuracy, False) for group in dropped)
+            await self._tell("outcomes", {"groups": list(self._outcomes)})
         publish_s = time.monotonic() - publishing
+        if self._recorder:
+            mark = record.Stepped(self._head, self._step, report.loss, report.grad_norm, digest_of_weights)
+            await self._recorder.stepped(mark)
         self.worked()
         seconds = time.monotonic() - began + self._waited_s
         self._watch_drift(report.engine_drift)
@@ -425,12 +454,14 @@ class Learner(Actor):
 
     # ---------------------------------------------------------------------------------------- publication and checkpoint
 
-    def _publish(self) -> None:
+    def _publish(self) -> str:
+        """Returns the digest of the weights, "" of a delta."""
         from safeladder.policies import weights
 
         self._directory = weights.folder(self._home, self._version)
-        self._training.publish(self._home, self._version, self._step, self.context.name)
+        manifest = self._training.publish(self._home, self._version, self._step, self.context.name)
         weights.retire(self._home, self.config.weights.keep, key=load_secret(self._run.weights_key))
+        return manifest.digest if manifest.base is None else ""
 
     async def _announce(self) -> None:
         """Tells everybody the version and the feeder what is accounted for. Raises TimeoutError after two minutes."""
@@ -444,12 +475,17 @@ class Learner(Actor):
             "serve": self._server.endpoint if self._server else None,
             "serve_key": self._server.public_key if self._server else None,
         }
+        await self._tell("policy", value)
+
+    async def _tell(self, topic: str, value: dict[str, Any]) -> None:
         async with asyncio.timeout(120.0):
-            await asyncio.wrap_future(self.link.publish("policy", value))
+            await asyncio.wrap_future(self.link.publish(topic, value))
 
     async def stop(self) -> None:
         if self._server:
             await asyncio.to_thread(self._server.close)
+        if self._recorder:
+            await self._recorder.close()
 
     async def _commit(self) -> None:
         """Writes a checkpoint and then settles every lease whose effect it contains."""
@@ -464,6 +500,8 @@ class Learner(Actor):
             config_digest=config_digest(self.config),
         )
 
+        if self._recorder:
+            await self._recorder.sync()  # no checkpoint outlives a power cut without what it was made of
         try:
             path = await asyncio.to_thread(self._training.save, state)
         except checkpoint.CheckpointError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,11 @@ from numpy.typing import NDArray
 from safeladder.actors.actor import Delivery, Reject
 from safeladder.launch.config import Config
 from safeladder.policies.batch import TrainingGroup
-from safeladder.policies.recipe import Recipe, RecipeError, Rewards, normalised_apart, rewards
+from safeladder.policies.recipe import Recipe, RecipeError, Rewards, accuracy, normalised_apart, rewards
 from safeladder.policies.thought import thought_length
+from safeladder.protocol import messages as m
+from safeladder.protocol.codec import Arrays
+from safeladder.protocol.images import ImageError, Reference, references
 
 if TYPE_CHECKING:
     from safeladder.policies.credit import Credit
@@ -29,6 +32,7 @@ class Place:
     training: TrainingGroup
     informative: bool = True
     staleness: int = 0
+    accuracy: float | None = None  # share of its samples that qualify; None: unknown
 
     @property
     def id(self) -> str:
@@ -47,8 +51,15 @@ class Place:
 class Preparation:
     """Makes places. Thread-safe: it holds nothing that changes."""
 
-    def __init__(self, config: Config, recipe: Recipe, tokenizer: Any) -> None:
-        self._config, self._recipe, self._tokenizer = config, recipe, tokenizer
+    def __init__(
+        self,
+        config: Config,
+        recipe: Recipe,
+        tokenizer: Any,
+        fetch: Callable[[m.Record], Sequence[Reference]] = references,
+    ) -> None:
+        """fetch: brings a record's images to where this host's ranks read them; raises ImageError."""
+        self._config, self._recipe, self._tokenizer, self._fetch = config, recipe, tokenizer, fetch
         sections = config.constraints
         self._constrained = {*sections, *(section.acts_on for section in sections.values() if section.acts_on)}
         self._credit: Credit | None = None
@@ -59,17 +70,23 @@ class Preparation:
             self._credit = Credit(step_options(config))
 
     def place(self, delivery: Delivery) -> Place:
-        """Rewards and training arrays of a group. Raises Reject for a group that lacks what training needs."""
-        group, arrays = delivery.group, delivery.arrays
+        """A group's place. Raises Reject for a group that lacks what training needs."""
+        earned, training = self.prepare(delivery.id, delivery.group, delivery.arrays)
+        known = accuracy(earned, self._recipe.family(delivery.group.record.label))
+        return Place(delivery, earned, training, self._informative(training), accuracy=known)
+
+    def prepare(self, identity: str, group: m.Group, arrays: Arrays) -> tuple[Rewards, TrainingGroup]:
+        """Rewards and training arrays of a group. Raises Reject."""
         needed = {"prompt_ids", "lengths", "completion_ids", "behaviour_logprobs", "versions"}
         if self._config.learner.reference_kl > 0:
             needed.add("reference_logprobs")
         if missing := needed - set(arrays):
-            raise Reject(f"group {delivery.id!r} came without {sorted(missing)}; which stop of its route makes them?")
+            raise Reject(f"group {identity!r} came without {sorted(missing)}; which stop of its route makes them?")
         try:
             earned = rewards(group, self._recipe)
         except RecipeError as error:
             raise Reject(str(error)) from None
+        shown = self._shown(group.record)
         ends = np.cumsum(arrays["lengths"])[:-1]
         completions = np.split(arrays["completion_ids"], ends)
         kept = np.split(arrays["own"].astype(np.bool_), ends) if "own" in arrays else None
@@ -77,7 +94,7 @@ class Preparation:
         channels, weights = normalised_apart(earned.terms, family)
         unknown = np.full(len(group.completions), np.nan)
         training = TrainingGroup(
-            id=delivery.id,
+            id=identity,
             prompt_ids=arrays["prompt_ids"],
             completion_ids=completions,
             behaviour=np.split(arrays["behaviour_logprobs"], ends),
@@ -92,8 +109,17 @@ class Preparation:
             costs={**dict.fromkeys(self._constrained, unknown), **earned.costs},
             thought_lengths=self._thought_lengths(completions, kept),
             qualified=earned.qualified,
+            images=shown,
+            nodes=np.split(arrays["nodes"], ends) if "nodes" in arrays else None,
         )
-        return Place(delivery, earned, training, self._informative(training))
+        return earned, training
+
+    def _shown(self, record: m.Record) -> list[str]:
+        """The hashes of the record's images, which can be read from now on."""
+        try:
+            return [reference.hash for reference in self._fetch(record)]
+        except ImageError as error:
+            raise Reject(f"{record.id!r}: {error}") from None
 
     def _informative(self, training: TrainingGroup) -> bool:
         """Always true where nobody asks (`learner.dynamic_sampling`)."""
@@ -118,11 +144,12 @@ class Preparation:
 
 
 def digest(batch: Sequence[TrainingGroup]) -> str:
-    """Names the tokens and rewards of a batch, for the ledger."""
+    """Names the tokens, images and rewards of a batch, for the ledger."""
     found = hashlib.blake2b(digest_size=16)
     for group in batch:
         for array in [group.prompt_ids, *group.completion_ids, *group.behaviour, group.rewards]:
             found.update(np.ascontiguousarray(array).tobytes())
+        found.update("".join(group.images).encode())
     return found.hexdigest()
 
 

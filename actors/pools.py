@@ -58,11 +58,13 @@ class PoolSampler:
     """A `Sampler` over the generator pool.
 
     The first draw of a question sends its text; the generator answers with the prompt's tokens too, and from then on tokens are sent,
-    so every step continues exactly what was sampled. `delimiters` end a step.
+    so every step continues exactly what was sampled. `delimiters` end a step. `min_version`: the oldest weights.
     """
 
-    def __init__(self, caller: Caller, queue: str, delimiters: Sequence[str], temperature: float) -> None:
-        self._caller, self._queue = caller, queue
+    def __init__(
+        self, caller: Caller, queue: str, delimiters: Sequence[str], temperature: float, min_version: int = 0
+    ) -> None:
+        self._caller, self._queue, self._min_version = caller, queue, min_version
         self._delimiters, self._temperature = list(delimiters), temperature
 
     async def draw(self, requests: Sequence[Draw]) -> list[list[Step]]:
@@ -79,6 +81,7 @@ class PoolSampler:
                 stop=[] if request.whole else self._delimiters,
                 seed=request.seed,
             ),
+            min_version=self._min_version,
             system=asked.system,
             prefix=asked.prefix,
         )
@@ -100,9 +103,9 @@ class PoolSampler:
                 Step(
                     completion.text,
                     tuple(arrays["completion_ids"][here].tolist()),
-                    float(arrays["behaviour_logprobs"][here].sum()),
+                    tuple(arrays["behaviour_logprobs"][here].tolist()),
                     final=whole or ended,
-                    version=int(arrays["versions"][here].min(initial=2**31 - 1)) if length else 0,
+                    versions=tuple(arrays["versions"][here].tolist()),
                 )
             )
             at += length

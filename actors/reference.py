@@ -12,7 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from safeladder.actors.actor import Actor, Delivery, Output
+from safeladder.actors.actor import Actor, Delivery, Output, Reject
+from safeladder.actors.image_source import ImageSource
+from safeladder.protocol.images import has_images
 
 
 class Reference(Actor):
@@ -29,12 +31,16 @@ class Reference(Actor):
 
     async def start(self) -> None:
         from safeladder.policies import model as models
+        from safeladder.policies.vision import Gallery, Processor
 
         policy = self.config.policy
         path = await asyncio.to_thread(
             models.resolve, self.options.model or policy.model, policy.cache and Path(policy.cache)
         )
-        self._model, _ = await asyncio.to_thread(models.load, path, policy.dtype, self.context.pool.device)
+        self._model, tokenizer = await asyncio.to_thread(models.load, path, policy.dtype, self.context.pool.device)
+        self._images = ImageSource(self)
+        processor = await asyncio.to_thread(Processor.open, path, tokenizer)
+        self._gallery = None if processor is None else Gallery(processor, self._images.store.read)
 
     def handle(self, delivery: Delivery) -> Output:
         """A group is scored by itself: what it is scored with must not show in the last bits of the result."""
@@ -43,12 +49,21 @@ class Reference(Actor):
         from safeladder.policies.scoring import completion_logprobs
 
         group, arrays = delivery.group, delivery.arrays
-        prompt = arrays["prompt_ids"].tolist()
+        prompt, pictures = arrays["prompt_ids"].tolist(), []
+        if has_images(group.record):
+            if self._gallery is None:
+                raise Reject(f"{group.record.id!r} has images, and the reference takes text only")
+            pictures = self._gallery.of([each.hash for each in self._images.fetch(group.record)])
+            prompt = self._gallery.processor.named(prompt, pictures)
         ends = np.cumsum(arrays["lengths"])[:-1]
         sequences = [(prompt, part.tolist()) for part in np.split(arrays["completion_ids"], ends)]
         with torch.inference_mode():
             scored = completion_logprobs(
-                self._model, sequences, group.sampling.temperature or 1.0, self.options.token_budget
+                self._model,
+                sequences,
+                group.sampling.temperature or 1.0,
+                self.options.token_budget,
+                pictures={picture.name: picture for picture in pictures},
             )
         logprobs = torch.cat(scored).cpu().numpy().astype(np.float32)
         return Output(group, {**arrays, "reference_logprobs": logprobs})

@@ -17,7 +17,6 @@ import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -25,6 +24,7 @@ import msgspec
 
 from safeladder.actors.actor import Actor, Delivery, Reject
 from safeladder.launch.config import ConfigError
+from safeladder.launch.tasks import located
 from safeladder.policies.search.retrieval.documents import CorpusError, Document, Hit, RetrievalError, read
 from safeladder.protocol import messages as m
 
@@ -50,7 +50,8 @@ class Retriever(Actor):
 
     @dataclass
     class Options:
-        """corpus: JSON-lines files of {id, title, text}. k1, b: of BM25. url: of a service; deadline_s, tries: of a request to it.
+        """corpus: JSON-lines files of {id, title, text}, or `embedded:corpus`. k1, b: of BM25. url: of a service; deadline_s, tries: of
+        a request to it.
 
         max_bytes: of its answer.
         """
@@ -73,7 +74,7 @@ class Retriever(Actor):
         from safeladder.policies.search.retrieval.index import CorpusIndex
 
         try:
-            documents = await asyncio.to_thread(read, [Path(path).expanduser() for path in options.corpus])
+            documents = await asyncio.to_thread(read, [located(path) for path in options.corpus])
             self._index = await asyncio.to_thread(CorpusIndex, documents, options.k1, options.b)
         except (CorpusError, ValueError) as error:
             raise ConfigError(f"corpus: {error}") from error

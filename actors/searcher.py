@@ -14,16 +14,17 @@ import dataclasses
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safeladder.actors.actor import Actor, Delivery, Output, Reject
 from safeladder.actors.deliberation import Deliberation, DeliberationOptions, instructed, language_of, tokenizer_of
 from safeladder.actors.pools import Asked, Caller
-from safeladder.actors.trajectories import PoolRetriever, PoolTurnSampler, all_or_none, group_of, seed_of
+from safeladder.actors.trajectories import PoolRetriever, PoolTurnSampler, all_or_none, group_of, group_of_tree, seed_of
+from safeladder.launch.config import ConfigError
 from safeladder.policies.finding import resolve
 from safeladder.policies.search.deliberate.grammar import Action
 from safeladder.policies.search.deliberate.trajectory import Segment, Trajectory, deliberate
-from safeladder.policies.search.registry import UnknownStrategy
+from safeladder.policies.search.registry import DELIBERATE, UnknownStrategy
 from safeladder.protocol import messages as m
 
 
@@ -34,15 +35,21 @@ class Searcher(Actor):
 
     @dataclass
     class Options(DeliberationOptions):
-        pass
+        """training: what groups are made of, `trajectories` of deliberation or the answers of a `tree` that `strategy` searches."""
+
+        training: Literal["trajectories", "tree"] = "trajectories"
 
     async def start(self) -> None:
         policy = self.config.policy
         path = await asyncio.to_thread(resolve, policy.model, policy.cache and Path(policy.cache))
+        if self.options.training == "tree" and self.options.strategy == DELIBERATE:
+            raise ConfigError(f"training: tree needs a strategy that searches step by step, not {DELIBERATE!r}")
         self._deliberation = Deliberation(self.options, self.config, self.link, tokenizer_of(path))
 
     async def handle(self, delivery: Delivery) -> m.Answer | Output:
         question = delivery.payload
+        if isinstance(question, m.Group) and self.options.training == "tree":
+            return await self._tree(delivery, question)
         if isinstance(question, m.Group):
             return await self._trajectories(delivery, question)
         if not isinstance(question, m.Question):
@@ -94,6 +101,44 @@ class Searcher(Actor):
         assert asked.token_ids is not None
         self.log.info("group.deliberated", id=delivery.id, **statistics(made))
         return group_of(group, asked.token_ids, made)
+
+    async def _tree(self, delivery: Delivery, group: m.Group) -> Output:
+        """The complete answers of one search for the task, at most K, in the order in which they were found: those that the
+        search likes less are what the others are better than. Raises Reject where it came to none."""
+        sampling = group.sampling
+        if sampling.top_p < 1 or sampling.top_k or sampling.min_p:
+            raise Reject("a tree is drawn from the whole distribution: top_p, top_k and min_p are not for it")
+        name = name_of(delivery)
+        question = m.Question(
+            group.record.prompt,
+            max_new_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            seed=sampling.seed,
+            candidates=sampling.samples,
+        )
+        asked = Asked(name, group.record, group.system, group.prefix)
+        result, _ = await self._deliberation.search(
+            name, question, delivery.work.lane, lambda _: self.worked(), asked, min_version=group.min_version
+        )
+        ends = [node for node in result.tree if node.step.own and (node.fate == "final" or node.step.final)][
+            : sampling.samples
+        ]
+        if not ends or asked.token_ids is None:
+            raise Reject(f"the search for {delivery.id!r} came to no complete answer: {result.ended}")
+        made = group_of_tree(group, asked.token_ids, result.tree, ends)
+        self.log.info(
+            "group.searched",
+            id=delivery.id,
+            strategy=self.options.strategy,
+            answers=len(ends),
+            nodes=len(result.tree.nodes) - 1,
+            shared=1
+            - len(set(made.arrays["nodes"].tolist())) / max(1, sum(len(result.tree.path(end)) for end in ends)),
+            tokens=result.spent.tokens,
+            trained_tokens=int(made.arrays["own"].sum()),
+            ended=result.ended,
+        )
+        return made
 
     def _came_on(self, _: Segment) -> None:
         self.worked()

@@ -19,15 +19,18 @@ import msgspec
 from safeladder.launch.config import Config
 from safeladder.launch.rundir import RunDirectory
 from safeladder.policies import batch as batches
-from safeladder.policies import checkpoint, lora, model
+from safeladder.policies import checkpoint, lora, model, tensors
 from safeladder.policies.batch import TrainingGroup
 from safeladder.policies.constraints import ConstraintOptions, Constraints
 from safeladder.policies.lazy_start import LazyStart
 from safeladder.policies.options import StepOptions
 from safeladder.policies.ranks import Ranks
 from safeladder.policies.step import LearnerStep, StepReport
+from safeladder.policies.vision import Gallery, Processor, tower
 from safeladder.policies.weights import Publisher, attestation, folder, read_manifest
+from safeladder.policies.weights.manifest import Manifest
 from safeladder.policies.weights.publishing import stream_of
+from safeladder.protocol.image_store import ImageStore
 from safeladder.protocol.keys import ensure_secret
 
 
@@ -51,6 +54,10 @@ class Training:
         # with adapters the base stays what it was; without, the checkpoint holds the whole model
         source = base if policy.lora else self.restored or base
         self._model, self.tokenizer = model.load(source, policy.dtype, str(ranks.device))
+        self.processor = Processor.open(source, self.tokenizer)
+        if policy.freeze_vision:
+            for module in tower(self._model):
+                module.requires_grad_(False)
         if policy.lora:
             chosen = dataclasses.asdict(policy.lora)
             lora.attach(self._model, lora.LoraOptions(**{**chosen, "targets": chosen["targets"] or lora.ALL_LINEAR}))
@@ -63,6 +70,7 @@ class Training:
             if config.learner.lazy_start
             else None,
             ranks=ranks,
+            gallery=Gallery(self.processor, ImageStore(run.images).read) if self.processor else None,
         )
         if self.restored:
             checkpoint.restore(self.restored, self._model, self._learner.optimizer)
@@ -80,14 +88,19 @@ class Training:
         self._tell("train", version=version, batch=batches.encode(batch) if self._ranks.world > 1 else b"")
         return self._learner.train(batch, version)
 
-    def publish(self, home: Path, version: int, step: int, name: str) -> None:
+    def publish(self, home: Path, version: int, step: int, name: str) -> Manifest:
         """Publishes the weights as `version`, unless they stand there already. Raises WeightsError, also when what stands
         there is not ours."""
         if folder(home, version).exists():
-            read_manifest(folder(home, version), self._key)
-            return
+            return read_manifest(folder(home, version), self._key)
         self._tell("publish", home=str(home), version=version, step=step, name=name)
-        self._publish(home, version, step, name)
+        manifest = self._publish(home, version, step, name)
+        assert manifest is not None  # only the first rank is asked
+        return manifest
+
+    def digest(self, as_published: bool) -> str:
+        """Of the plain weights, "sha256:" and hex: as they would be published whole, or with all their bits."""
+        return tensors.digest(stream_of(self._model, self._published_dtype if as_published else None))
 
     def save(self, state: checkpoint.CheckpointState) -> Path:
         """Commits a checkpoint and retires old ones. Raises CheckpointError; what stood before still stands."""
@@ -125,15 +138,16 @@ class Training:
         if self._ranks.world > 1:
             self._ranks.share(msgspec.msgpack.encode({"do": do, **what}))
 
-    def _publish(self, home: Path, version: int, step: int, name: str) -> None:
+    def _publish(self, home: Path, version: int, step: int, name: str) -> Manifest | None:
+        """None on ranks that write nothing."""
         probes = attestation.score(self._model, attestation.texts(self.tokenizer)) if self._weights.canary else []
         stream = stream_of(self._model, self._published_dtype)
         if not self._ranks.first:
             stream.exhaust()
-            return
+            return None
         if self._publisher is None or self._publisher.directory != home:
             self._publisher = Publisher(home, self._key, self._weights.full_every if self._weights.delta else 1)
-        self._publisher.publish(stream, version, step=step, created_by=name, probes=probes)
+        return self._publisher.publish(stream, version, step=step, created_by=name, probes=probes)
 
     def _save(self, state: checkpoint.CheckpointState) -> Path:
         state = msgspec.structs.replace(state, extra={**state.extra, "learner": self._learner.state()})
@@ -145,6 +159,7 @@ class Training:
             self._learner.optimizer,
             state,
             self._ranks,
+            self.processor,
         )
         if self._ranks.first:
             checkpoint.retire(self._run.checkpoints, self._keep)

@@ -20,6 +20,7 @@ from safeladder.actors.pools import Asked, Caller
 from safeladder.actors.retriever import REQUEST, RESULT, unpacked
 from safeladder.policies.search.deliberate.trajectory import Segment, Trajectory, TurnRequest
 from safeladder.policies.search.retrieval.documents import Hit, RetrievalError
+from safeladder.policies.search.tree import Node, Tree
 from safeladder.protocol import codec
 from safeladder.protocol import messages as m
 
@@ -93,6 +94,26 @@ def group_of(group: m.Group, prompt_ids: Sequence[int], trajectories: Sequence[T
         m.Completion(trajectory.text, "stop" if trajectory.ended == "answer" else "length")
         for trajectory in trajectories
     ]
+    return Output(msgspec.structs.replace(group, completions=completions), arrays)
+
+
+def group_of_tree(group: m.Group, prompt_ids: Sequence[int], tree: Tree, ends: Sequence[Node]) -> Output:
+    """The group with the answers that end at `ends` as completions: every token as it was sampled, with the step that it belongs to."""
+    paths = [[node for node in tree.path(end) if node.step.token_ids] for end in ends]
+    flat = [node for path in paths for node in path]
+    steps = [node.step for node in flat]
+    arrays: codec.Arrays = {
+        "prompt_ids": np.array(prompt_ids, np.int32),
+        "lengths": np.array([sum(len(node.step.token_ids) for node in path) for path in paths], np.int32),
+        "completion_ids": _column([step.token_ids for step in steps], np.int32),
+        "behaviour_logprobs": _column(
+            [step.logprobs if step.own else [0.0] * len(step.token_ids) for step in steps], np.float32
+        ),
+        "versions": _column([step.versions if step.own else [0] * len(step.token_ids) for step in steps], np.int32),
+        "own": _column([[int(step.own)] * len(step.token_ids) for step in steps], np.uint8),
+        "nodes": _column([[node.number] * len(node.step.token_ids) for node in flat], np.int32),
+    }
+    completions = [m.Completion(tree.text(end), "stop" if end.step.final else "length") for end in ends]
     return Output(msgspec.structs.replace(group, completions=completions), arrays)
 
 

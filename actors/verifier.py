@@ -3,7 +3,8 @@
 Inbox: groups. Outbox: the same groups with the verdicts of this pool's verifiers. Blocks on nothing but its own verifiers, each under
 `timeout_s`; one that fails leaves verdicts of status error or timeout, which are never scores, and the sample is
 tried again up to `tries` times before they stand. Verifiers that compute take turns; those that wait, for an engine or a server, have as
-many groups in work as the pool has credit. If this process dies, the hub gives its groups to another replica.
+many groups in work as the pool has credit. Images are found before anything is judged (`image_source.py`); verifiers get their
+paths. If this process dies, the hub gives its groups to another replica.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from typing import Any
 import msgspec
 
 from safeladder.actors.actor import Actor, Delivery
+from safeladder.actors.image_source import ImageSource
 from safeladder.launch.config import ConfigError
+from safeladder.protocol import images
 from safeladder.protocol import messages as m
 from safeladder.verifiers import cache, steps
 from safeladder.verifiers.cache import CacheOptions, VerdictCache
@@ -51,6 +54,7 @@ class VerifierPool(Actor):
         except (UnknownVerifier, BadOptions) as error:
             raise ConfigError(f"pools.{self.context.name.partition('/')[0]}.options.verifiers: {error}") from error
         self._cache = VerdictCache(self.options.cache)
+        self._images = ImageSource(self)
         self._turn = asyncio.Lock()
         self._threads = ThreadPoolExecutor(
             max(1, self.context.pool.credit) * max(1, len(self._verifiers)), thread_name_prefix="judging"
@@ -60,7 +64,8 @@ class VerifierPool(Actor):
             await asyncio.to_thread(verifier.start)
 
     async def handle(self, delivery: Delivery) -> m.Group:
-        items = self._items(delivery)
+        record = await asyncio.to_thread(self._record, delivery.group.record)
+        items = self._items(delivery, record)
         verdicts = await asyncio.gather(*(self._verdicts(verifier, items) for verifier in self._verifiers))
         self.metrics = {
             "cache_hits": self._cache.hits,
@@ -75,11 +80,19 @@ class VerifierPool(Actor):
         )
         return msgspec.structs.replace(group, verdicts=[*group.verdicts, *(v for given in verdicts for v in given)])
 
-    def _items(self, delivery: Delivery) -> list[Item]:
+    def _record(self, record: m.Record) -> m.Record:
+        """The record with the paths of its images. Raises ImageError where one cannot be had: the group is tried again."""
+        if not images.has_images(record):
+            return record
+        found = self._images.fetch(record)
+        placed = [{"path": str(self._images.store.path(each.hash)), "type": each.type} for each in found]
+        return images.replaced(record, placed)
+
+    def _items(self, delivery: Delivery, record: m.Record) -> list[Item]:
         group = delivery.group
         items = [
             Item(
-                group.record,
+                record,
                 group.prefix + completion.text,
                 sample,
                 completion.finish,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import fcntl
 import uuid
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from safeladder.actors.deliberation import Deliberation, DeliberationOptions, tokenizer_of
-from safeladder.launch.config import ConfigError, load_resolved
+from safeladder.launch.config import ConfigError, Pool, load_resolved
 from safeladder.launch.rundir import RunDirectory
 from safeladder.launch.serve import served
 from safeladder.policies.finding import resolve
@@ -44,11 +46,17 @@ def ask(run: RunDirectory, question: m.Question, watch: Callable[[Node], None] |
     config = load_resolved(run.config)
     if "searcher" not in config.pools:
         raise ConfigError(f"{run.config} names no pool `searcher`, which says how questions are answered")
-    options = DeliberationOptions(**config.pools["searcher"].options)
+    options = DeliberationOptions(**answering(config.pools["searcher"]))
     if is_live(run):
         return _ask_live(run, options, question, watch)
     with served(run) as serving:
         return _ask_live(serving, options, question, watch)
+
+
+def answering(searcher: Pool) -> dict[str, Any]:
+    """The options of a searcher that say how it answers, without those of how it trains."""
+    names = {field.name for field in dataclasses.fields(DeliberationOptions)}
+    return {name: value for name, value in searcher.options.items() if name in names}
 
 
 def is_live(run: RunDirectory) -> bool:

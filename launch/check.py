@@ -6,6 +6,7 @@ works but is probably not meant.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -21,11 +22,15 @@ from rich.table import Table
 
 from safeladder.launch import tasks
 from safeladder.launch.config import Config, ConfigError, nearest
+from safeladder.launch.export.sink import sink_class
 from safeladder.launch.factory import actor_class, actor_options
 from safeladder.launch.processes import worker_names
+from safeladder.launch.readers import DATASET
 from safeladder.launch.recipe_files import GENERATOR, LEARNER, REFERENCE, SEARCHER
 from safeladder.launch.terminal import console
 from safeladder.policies import staleness
+from safeladder.policies.finding import takes_images
+from safeladder.protocol.images import has_images
 from safeladder.protocol.keys import KeyFileError, load_hub, load_worker
 from safeladder.protocol.sockets import is_local
 from safeladder.verifiers import registry
@@ -139,13 +144,14 @@ def routes(config: Config) -> Findings:
 
 
 def searchers(config: Config) -> Findings:
-    """A searcher on a route makes trajectories: the pools that it calls are there, and none of them waits for it in turn."""
+    """A searcher on a route makes trajectories or trees: the pools that it calls are there, and none of them waits for it in turn."""
     consumers = _consumers(config)
     routed = {queue for family in config.recipe.families.values() for queue in family.route}
     for name, pool in config.pools.items():
         if pool.actor != SEARCHER or not routed & set(pool.queues):
             continue
-        for option in ("generator", "retriever"):
+        needed = ("generator",) if pool.options.get("training") == "tree" else ("generator", "retriever")
+        for option in needed:
             queue = str(pool.options.get(option, option))
             key = f"pools.{name}.options.{option}"
             if queue in pool.queues:
@@ -215,10 +221,11 @@ def capacity(config: Config) -> Findings:
         if pool.actor == GENERATOR and isinstance(rows, int) and config.sampling.samples > rows:
             message = f"is {config.sampling.samples}, but pools.{name}.options.max_sequences allows {rows} rows"
             yield Finding("error", "sampling.samples", message)
-    if config.sampling.temperature == 0:
+    compared = list(learner.advantage) != ["ones"]  # demonstrations are not sampled, and not compared with one another
+    if compared and config.sampling.temperature == 0:
         message = "is 0: all samples of a group are the same, so that nothing can be learnt from their difference"
         yield Finding("warning", "sampling.temperature", message)
-    if config.sampling.samples < 2:
+    if compared and config.sampling.samples < 2:
         yield Finding("warning", "sampling.samples", "is 1: an advantage relative to the group needs at least 2")
     if sum(1 for pool in config.pools.values() if (pool.actor or "").endswith(".feeder:Feeder") and pool.replicas) > 1:
         yield Finding("error", "pools", "there is more than one feeder pool; one feeder owns the order of admission")
@@ -319,14 +326,17 @@ def endpoint(config: Config) -> Findings:
                 "error", "hub.keys", f"{bind} can be reached from outside: make keys with `safeladder keys DIR`"
             )
         yield from _port(bind)
-    if (serve := config.weights.serve) is not None:
+    for key, serve, host in (
+        ("weights.serve", config.weights.serve, "learner"),
+        ("data.serve", config.data.serve, "feeder"),
+    ):
+        if serve is None:
+            continue
         if not serve.startswith("tcp://"):
-            yield Finding(
-                "error", "weights.serve", f"{serve!r} is no address; give tcp://HOST:PORT of the learner's host"
-            )
+            yield Finding("error", key, f"{serve!r} is no address; give tcp://HOST:PORT of the {host}'s host")
         elif not is_local(serve) and keys is None:
             message = f"{serve} can be reached from outside: set hub.keys, with keys made by `safeladder keys DIR`"
-            yield Finding("error", "weights.serve", message)
+            yield Finding("error", key, message)
     if keys is not None:
         try:
             load_hub(Path(keys))
@@ -346,6 +356,16 @@ def _port(bind: str) -> Findings:
             probe.bind(address)
     except (OSError, OverflowError) as error:
         yield Finding("error", "hub.bind", f"cannot bind {bind}: {error}")
+
+
+def sinks(config: Config) -> Findings:
+    for place, asked in enumerate(config.watch.sinks):
+        name, key = asked.partition("=")[0], f"watch.sinks[{place}]"
+        try:
+            if sink_class(name).LIVE_TARGET is None:
+                yield Finding("error", key, f"{name} is made of a whole run: safeladder export RUN --to {name}")
+        except ConfigError as error:
+            yield Finding("error", key, str(error))
 
 
 def disk(config: Config) -> Findings:
@@ -390,11 +410,8 @@ def model_bytes(config: Config) -> int:
 def data(config: Config) -> Findings:
     """The task files are there and can be read, and every record belongs to a family of the recipe."""
     sources, known = config.data.tasks, config.recipe.families
-    absent = [
-        index
-        for index, source in enumerate(sources)
-        if source != "embedded" and not Path(source).expanduser().is_file()
-    ]
+    files = [(index, source) for index, source in enumerate(sources) if not source.startswith(DATASET)]
+    absent = [index for index, source in files if not tasks.located(source).is_file()]
     for index in absent:
         yield Finding("error", f"data.tasks[{index}]", f"there is no file {sources[index]}")
     if not sources:
@@ -402,16 +419,39 @@ def data(config: Config) -> Findings:
     if absent or not sources:
         return
     try:
-        labels = Counter(record.label for record in tasks.read(sources))
+        records = tasks.read(sources, config.data.columns)
     except ConfigError as error:
         yield Finding("error", "data.tasks", str(error))
         return
+    if shown := next((record for record in records if has_images(record)), None):
+        yield from _sighted(config, f"the record {shown.id!r} has images")
+    labels = Counter(record.label for record in records)
     for label, count in labels.items() if known else ():
         if label not in known:
             message = f"is no family, but {count} records have this label{nearest(label, list(known))}"
             yield Finding("error", f"recipe.families.{label}", message)
 
 
+def _sighted(config: Config, why: str) -> Findings:
+    """Every model and engine that meets an image takes it. `why`: what is said of the first record with one."""
+    from safeladder.policies.engines import registry as engines
+    from safeladder.policies.engines.base import EngineError
+
+    models = {"policy.model": config.policy.model}
+    for name, pool in config.pools.items():
+        key = f"pools.{name}.options"
+        if pool.actor == REFERENCE and pool.options.get("model"):
+            models[f"{key}.model"] = str(pool.options["model"])
+        if pool.actor == GENERATOR and pool.python is None:
+            engine = str(pool.options.get("engine", "transformers"))
+            with contextlib.suppress(EngineError):  # said by who needs it: it cannot be imported here
+                if not engines.kind(engine).capabilities.images:
+                    yield Finding("error", f"{key}.engine", f"{engine!r} takes text only, and {why}")
+    for key, model in models.items():
+        if takes_images(model) is False:
+            yield Finding("error", key, f"{model!r} takes text only, and {why}; see docs/images.md for models that see")
+
+
 CHECKS: Final[tuple[Callable[[Config], Findings], ...]] = (
-    actors, devices, routes, searchers, capacity, learner_rules, endpoint, disk, memory, data,
+    actors, devices, routes, searchers, capacity, learner_rules, endpoint, sinks, disk, memory, data,
 )  # fmt: skip

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -54,6 +55,14 @@ def _parser() -> argparse.ArgumentParser:
     launch.add_argument("file", nargs="?", help="a cluster.yaml, or `embedded` for the one that comes with the package")
     launch.add_argument("overrides", nargs="*", metavar="key=value", help="such as learner.steps=20")
     launch.add_argument("--resume", metavar="RUN", type=Path, help="go on with this run from its newest checkpoint")
+    climb = add("climb", _climb, "climb a ladder: rungs in order, each evaluated before and after and held to its gate")
+    climb.add_argument("file", type=Path, help="such as launch/ladder/quickstart.yaml; the same again goes on")
+    climb.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="of the ladder, such as settings.policy.dtype=bfloat16"
+    )
+    climb.add_argument("--from", dest="first", metavar="RUNG", help="begin here; the rungs before are passed over")
+    climb.add_argument("--only", metavar="RUNG", help="this rung alone")
+    climb.add_argument("--go-on", action="store_true", help="past gates that fail")
     check = add("check", _check, "prove a configuration before anything starts")
     check.add_argument("file")
     check.add_argument("overrides", nargs="*", metavar="key=value")
@@ -71,6 +80,16 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("folders", metavar="RUN", nargs="+", type=Path)
     report.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE")
     report.add_argument("--texts", action="store_true", help="with examples, where the run has logged texts")
+    metrics = add("metrics", _metrics, "serve a run's metrics to Prometheus, from its logs")
+    metrics.add_argument("folder", metavar="RUN", type=Path, help="a live run, or one that has ended")
+    metrics.add_argument("--port", type=int, default=9464, help="0: any free one")
+    metrics.add_argument("--host", default="127.0.0.1", help="where to listen; there is no password")
+    export = add("export", _export, "make of a run's logs what other tools open: traces, a timeline, curves")
+    export.add_argument("folder", metavar="RUN", type=Path)
+    export.add_argument(
+        "--to", nargs=2, required=True, metavar=("SINK", "TARGET"), help="perfetto FILE, otlp FILE or ADDRESS, "
+        "tensorboard FOLDER, wandb FOLDER, or my_package.my_module:MySink"
+    )  # fmt: skip
     _add_ask(add("ask", _ask, "ask a run, and watch the search for an answer"))
     serve = add("serve", _serve, "serve a run to OpenAI clients, and a console for people")
     serve.add_argument("folder", metavar="RUN", type=Path, help="a live run, or one that has ended")
@@ -80,10 +99,17 @@ def _parser() -> argparse.ArgumentParser:
         "--key-file", type=Path, metavar="FILE", help="API keys, a line each: `OWNER KEY`, or a key alone"
     )
     _add_verify(add("verify", _verify, "run a verifier over JSON lines, and measure it where they are labelled"))
+    _add_evaluate(add("evaluate", _evaluate, "measure a policy or a remote model by suites, or compare two results"))
     _add_training(
         add("train-verifier", _train_verifier, "train a verifier, and report how it does on rows it never saw")
     )
+    demonstrations = add("build-sft", _build_sft, "put demonstrations through their gates, from files or a teacher")
+    demonstrations.add_argument("file", nargs="?", type=Path, help="a YAML file; without one, key=value alone")
+    demonstrations.add_argument("overrides", nargs="*", metavar="key=value")
     _add_scenarios(add("scenarios", _scenarios, "write value scenarios from principles, as task records"))
+    pictures = add("pictures", _pictures, "put the prompts of task records into pictures, in the way of FigStep")
+    pictures.add_argument("files", metavar="FILE", nargs="+", help="task records, or `embedded`")
+    pictures.add_argument("--output", type=Path, required=True, help="file of task records")
     for name, run, help in (
         ("why", _why, "the life of a sample: waits, verdicts, rewards, its part in a step, or its end"),
         ("where", _where, "in which queue or lease a work is"),
@@ -98,6 +124,12 @@ def _parser() -> argparse.ArgumentParser:
         ("health", _health, "what the health rules find in a run's logs"),
     ):
         add(name, run, help).add_argument("folder", metavar="RUN", type=Path)
+    replay = add("replay", _replay, "make a run's steps again from its record, and say where they first differ")
+    replay.add_argument("folder", metavar="RUN", type=Path)
+    replay.add_argument("--stop-at", type=int, metavar="N", help="make the steps up to N and show N's batch")
+    replay.add_argument(
+        "--tokens", action="store_true", help="with --stop-at: show prompts and answers, token by token"
+    )
     events = add("events", _events, "list the events of the logs: who says what, with which fields")
     events.add_argument("--markdown", action="store_true", help="as the page docs/events.md")
     dead = add("dead", _dead, "list what was set aside after failing too often, or put it back")
@@ -175,6 +207,22 @@ def _add_training(training: argparse.ArgumentParser) -> None:
     training.add_argument("--no-folds", action="store_true", help="heads: no trainings without some sources")
 
 
+def _add_evaluate(evaluate: argparse.ArgumentParser) -> None:
+    evaluate.add_argument("file", nargs="?", help="a YAML file of settings, or the first key=value")
+    evaluate.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="such as policy=runs/latest suites=[safety]"
+    )
+    evaluate.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="two folders of results: B less A")
+    evaluate.add_argument("--parts", action="store_true", help="show families, categories and languages too")
+    evaluate.add_argument("--json", action="store_true", help="print JSON and no table")
+
+
+def _evaluate(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.evaluation.command import run
+
+    return run(chosen)
+
+
 def _train_verifier(chosen: argparse.Namespace) -> int:
     from safeladder.launch import train_verifier
     from safeladder.launch.config import parse
@@ -200,6 +248,22 @@ def _scenarios(chosen: argparse.Namespace) -> int:
     }
     count, leaves = scenarios(Request(**given))
     print(f"{count} scenarios over {leaves} leaves written to {chosen.output}")
+    return 0
+
+
+def _build_sft(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.demonstrations.build import build, load
+
+    given = [str(chosen.file)] if chosen.file is not None and "=" in str(chosen.file) else []
+    built = build(load(None if given else chosen.file, [*given, *chosen.overrides]), sys.stderr)
+    print(json.dumps(built.report(), indent=1, ensure_ascii=False))
+    return 0
+
+
+def _pictures(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.pictures import write
+
+    print(f"{write(chosen.files, chosen.output)} records written to {chosen.output}")
     return 0
 
 
@@ -248,6 +312,14 @@ def _launch(chosen: argparse.Namespace) -> int:
     return outcome.code
 
 
+def _climb(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.ladder.climb import Climb, Request
+    from safeladder.launch.ladder.files import read
+
+    climb = Climb(read(chosen.file, chosen.overrides), sys.stdout)
+    return climb.run(Request(chosen.first, chosen.only, chosen.go_on))
+
+
 def _check(chosen: argparse.Namespace) -> int:
     from safeladder.launch.check import check, failed, show
     from safeladder.launch.config import load
@@ -294,6 +366,33 @@ def _report(chosen: argparse.Namespace) -> int:
     from safeladder.launch.report.write import write
 
     print(write(chosen.folders, chosen.out, chosen.texts))
+    return 0
+
+
+def _metrics(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.export.feed import Feed
+    from safeladder.launch.export.metrics import Metrics
+    from safeladder.launch.top.once import opened
+
+    view = opened(chosen.folder)
+    served = Metrics(view.path.name, chosen.host, chosen.port)
+    feed = Feed(view.path / "logs", [("metrics", served)])
+    print(f"metrics of {view.path.name} at http://{chosen.host}:{served.port}/metrics; Ctrl-C ends it", flush=True)
+    try:
+        threading.Event().wait()
+    finally:
+        feed.close()
+    return 0
+
+
+def _export(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.export.feed import export
+    from safeladder.launch.export.sink import sink_class
+    from safeladder.launch.top.once import opened
+
+    run, (name, target) = opened(chosen.folder).path, chosen.to
+    count = export(run / "logs", sink_class(name)(run.name, target))
+    print(f"{count} events of {run.name} to {name}: {target}")
     return 0
 
 
@@ -398,6 +497,21 @@ def _health(chosen: argparse.Namespace) -> int:
     if not found:
         print("no rule is broken")
     return 1 if any(lasts for _, _, _, lasts in found) else 0
+
+
+def _replay(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.replay import Replay, batch, told
+    from safeladder.launch.rundir import RunDirectory
+
+    with Replay(RunDirectory(chosen.folder)) as replay:
+        for line in told(replay, chosen.stop_at):
+            print(line, flush=True)
+        made = replay.made
+        assert made is not None
+        if chosen.stop_at is not None:
+            for line in batch(made, replay.tokenizer if chosen.tokens else None):
+                print(line)
+        return 1 if made.difference else 0
 
 
 def _dead(chosen: argparse.Namespace) -> int:

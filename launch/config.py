@@ -31,6 +31,7 @@ __all__ = [
     "Family",
     "Pool",
     "Term",
+    "checked",
     "digest",
     "load",
     "load_resolved",
@@ -53,8 +54,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 
     What the file leaves out has the default of `sections.py`. Raises ConfigError with file, key and remedy.
     """
-    origin = str(path)
-    raw = parse(path, overrides)
+    return checked(parse(path, overrides), str(path))
+
+
+def checked(raw: dict[str, Any], origin: str) -> Config:
+    """What `parse` gave, or what was put together from several files, as a configuration; `raw` is used up. Raises ConfigError."""
     for key, message in unknown_keys(raw, Config):
         raise ConfigError(f"{origin}: {key}: {message}")
     without_route = _lay_recipe(raw, origin)
@@ -69,10 +73,13 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
-def parse(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """What a YAML file says, interpolations carried out and overrides applied; no key is checked. Raises ConfigError."""
-    origin = str(path)
-    parsed = _parse(path)
+def parse(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a YAML file says, interpolations carried out and overrides applied; no key is checked. Raises ConfigError.
+
+    path: None for the overrides alone.
+    """
+    origin = "command line" if path is None else str(path)
+    parsed = OmegaConf.create({}) if path is None else _parse(path)
     _override(parsed, overrides, origin)
     return _resolve(parsed, origin)
 

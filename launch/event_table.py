@@ -70,6 +70,11 @@ HUB: Final[dict[str, Row]] = {
         {"name": _NAME, "reason": _REASON, "returned": "int: leases it gave back"},
     ),
     "lease.expired": ("hub", "A lease was not renewed in time.", {"name": _NAME, "work": _ID}),
+    "answer.refused": (
+        "hub",
+        "A process answered a work whose lease it had lost: the work is another's, or done. Nothing is counted twice.",
+        {"name": _NAME, "work": _ID},
+    ),
     "command.received": (
         "hub",
         "Somebody commands the hub.",
@@ -218,6 +223,25 @@ ROLES: Final[dict[str, Row]] = {
         "A group's completions were written with searches in between. Further fields: their statistics, see docs/deliberation.md.",
         {"id": _ID, MORE: ""},
     ),
+    "group.demonstrated": (
+        "demonstrator",
+        "A record's own text stands in the place of samples.",
+        {"id": _ID, "own_tokens": "int: to be learned", "tokens": "int: of the completion"},
+    ),
+    "group.searched": (
+        "searcher",
+        "The answers of a searched tree go to training.",
+        {
+            "id": _ID,
+            "strategy": "str: that searched",
+            "answers": "int: complete answers, the group's completions",
+            "nodes": "int: steps drawn",
+            "shared": "float: share of the answers' steps that an earlier answer has too",
+            "tokens": "int: drawn",
+            "trained_tokens": "int: the policy's own, in the answers; shared ones count in each",
+            "ended": _REASON,
+        },
+    ),
     "question.answered": (
         "searcher",
         "A question was deliberated on. Further fields: what it has spent.",
@@ -349,6 +373,38 @@ GATEWAY: Final[dict[str, Row]] = {
         "gateway",
         "The client is gone before its answer.",
         {"id": "str: the request's", "seconds?": "float s: since it asked"},
+    ),
+    "session.begun": (
+        "gateway",
+        "A person's session on an answer.",
+        {"id": "str: the session's", "owner": "any: whose key", "steps": "int: of the answer"},
+    ),
+    "session.edited": (
+        "gateway",
+        "An edit was judged and made.",
+        {
+            "id": "str: the session's",
+            "kind": "str: replace, insert, delete, note",
+            "step": "str: the step's id",
+            "distance": "float: Levenshtein over the longer text",
+            "gate": "float: lowest safety from now on",
+        },
+    ),
+    "session.continued": (
+        "gateway",
+        "The policy went on after an edit.",
+        {
+            "id": "str: the session's",
+            "state": "str: answered, or refused where no answer may be given",
+            "tokens": "int: drawn",
+            "locality": "float|null: 1 - distance of the new continuation from the old one",
+            "carried": "float|null: share of the edit's new words in the continuation",
+        },
+    ),
+    "edit.refused": (
+        "gateway",
+        "An edit was not made, because its verifiers are against it or could not judge it.",
+        {"id": "str: the session's", "scores": "map: dimension -> score; empty: not judged", "reason": _REASON},
     ),
     "request.broke": ("gateway", "A defect of ours, with its traceback.", {"path": "str: of the address"}),
 }
@@ -573,10 +629,31 @@ LEARNER: Final[dict[str, Row]] = {
             "seconds": _SECONDS,
         },
     ),
+    "images.served": ("feeder", "Images can be pulled.", {"endpoint": "str: where"}),
+    "image.pulled": (
+        "any role that needs images",
+        "An image has come from the feeder.",
+        {"hash": "str: BLAKE2b of its file", "bytes": "int bytes: of its file"},
+    ),
     "weights.served": ("learner", "Weights can be pulled.", {"endpoint": "str: where"}),
     "weights.unreadable": ("learner", "A publication cannot be read.", {"version": _VERSION, "error": _ERROR}),
     "weights.no_shared_memory": ("learner", "Weights go through a folder.", {"reason": _REASON, "directory": _PATH}),
     "weights.leftover_removed": ("learner", "Half a publication of an earlier process is removed.", {"path": _PATH}),
+    "record.opened": (
+        "learner, with `run.record`",
+        "What it is handed is recorded from here on.",
+        {"path": _PATH, "bytes": "int bytes: that stand in it", "cut_bytes": "int bytes: torn tail"},
+    ),
+    "record.closed": (
+        "learner, with `run.record`",
+        "The record is full; the run goes on without.",
+        {"reason": _REASON, "bytes": "int bytes: its size"},
+    ),
+    "record.failed": (
+        "learner, with `run.record`",
+        "The disk refuses the record; the run goes on without.",
+        {"error": _ERROR},
+    ),
     "rank.joined": (
         "further ranks of a learner",
         "It is part of the group.",
@@ -616,6 +693,16 @@ LAUNCHER: Final[dict[str, Row]] = {
             "advice": _ADVICE,
             "step?": _STEP,
         },
+    ),
+    "sink.opened": (
+        "launcher",
+        "The run's events go there too.",
+        {"sink": "str: its name", "target": "str: where"},
+    ),
+    "sink.failed": (
+        "launcher",
+        "A sink failed and is left out from here on.",
+        {"sink": "str: its name", "error": _ERROR, "advice": _ADVICE},
     ),
     "process.restarted": (
         "launcher",

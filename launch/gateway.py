@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from safeladder.launch import logs
-from safeladder.launch.ask import client, is_live
+from safeladder.launch.ask import answering, client, is_live
 from safeladder.launch.config import Config, ConfigError, Pool, load_resolved
 from safeladder.launch.rundir import RunDirectory
 from safeladder.launch.serve import served
@@ -39,9 +39,10 @@ def serve(run: RunDirectory, given: dict[str, Any], tell: Callable[[str], None])
 
 def pool(config: Config, given: dict[str, Any]) -> Pool:
     """The gateway that answers as the run's own does, or else as its searcher does. Raises ConfigError where it has neither."""
-    for name in ("gateway", "searcher"):
-        if name in config.pools:
-            return Pool(actor=GATEWAY, queues=["gateway"], options={**config.pools[name].options, **given})
+    if own := config.pools.get("gateway"):
+        return Pool(actor=GATEWAY, queues=["gateway"], options={**own.options, **given})
+    if searcher := config.pools.get("searcher"):
+        return Pool(actor=GATEWAY, queues=["gateway"], options={**answering(searcher), **given})
     raise ConfigError("the run's configuration names no pool `searcher`, which says how questions are answered")
 
 

@@ -1,101 +1,21 @@
 """Rules for the known ways in which such training goes wrong unseen, as pure functions over the stream of events.
 
 A rule looks at what `Seen` has kept and gives findings, each with what was seen and what to do; it takes its bounds as arguments.
-`Health` runs them and tells each finding once while it lasts. The bounds are ours, except where a line names a source.
+`Health` runs them and tells each finding once while it lasts. The bounds are ours, except where a line names a source. Here are
+the rules about the training; those about processes stand in `process_rules.py`.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
 from statistics import fmean
 from typing import Any, Final
 
-from safeladder.launch.events import Event, seconds
+from safeladder.launch.events import Event
+from safeladder.launch.process_rules import late_answers, memory_growth, unattested_weights
+from safeladder.launch.seen import Finding, Seen
 
-STEPS_KEPT: Final = 256
-VERDICTS_KEPT: Final = 256
-MEMORY_EVERY_S: Final = 10.0
-MEMORY_KEPT: Final = 360  # an hour
-
-
-@dataclass(frozen=True)
-class Finding:
-    """subject: what of, such as a verifier or a process; may be empty."""
-
-    rule: str
-    subject: str
-    found: str
-    advice: str
-
-
-@dataclass
-class Seen:
-    """What the rules look at. memory: process (with its pid) -> (time in s, bytes). verdicts: verifier -> whether each failed."""
-
-    steps: deque[Event] = field(default_factory=lambda: deque(maxlen=STEPS_KEPT))
-    alarms: deque[Event] = field(default_factory=lambda: deque(maxlen=16))
-    channels: dict[str, deque[tuple[float, float]]] = field(default_factory=dict)  # a step's least and largest score
-    verdicts: dict[str, deque[bool]] = field(default_factory=dict)
-    memory: dict[tuple[str, int], deque[tuple[float, float]]] = field(default_factory=dict)
-    _step: dict[str, list[float]] = field(default_factory=dict)
-
-    def note(self, event: Event) -> bool:
-        """Takes an event in. True when the rules may find something new."""
-        match event.get("event"):
-            case "step.completed":
-                self._note_step(event)
-            case "group.trained":
-                for name, scores in event["channels"].items():
-                    self._step.setdefault(name, []).extend(score for score in scores if score is not None)
-                return False
-            case "group.judged":
-                return self._note_verdicts(event)
-            case "drift.alarm":
-                self.alarms.append(event)
-            case "hub.status":
-                return self._note_memory(event)
-            case _:
-                return False
-        return True
-
-    def _note_step(self, event: Event) -> None:
-        while self.steps and self.steps[-1]["step"] >= event["step"]:  # a roll-back
-            self.steps.pop()
-        self.steps.append(event)
-        for name, scores in self._step.items():
-            if scores:
-                self.channels.setdefault(name, deque(maxlen=STEPS_KEPT)).append((min(scores), max(scores)))
-        self._step = {}
-
-    def _note_verdicts(self, event: Event) -> bool:
-        failing = False
-        for verifier, columns in event["verdicts"].items():
-            count = max((len(values) for key, values in columns.items() if key != "versions"), default=0)
-            failed = [status in ("error", "timeout") for status in columns.get("statuses", ["ok"] * count)]
-            self.verdicts.setdefault(verifier, deque(maxlen=VERDICTS_KEPT)).extend(failed)
-            failing |= any(failed)
-        return failing
-
-    def _note_memory(self, event: Event) -> bool:
-        now = seconds(event)
-        rows = [("hub/0", event["pid"], event["rss_bytes"])]
-        rows += [(name, w["pid"], w["metrics"].get("rss_bytes")) for name, w in event["workers"].items()]
-        grown = False
-        for name, pid, size in rows:
-            column = self.memory.setdefault((name, pid), deque(maxlen=MEMORY_KEPT))
-            if size is not None and (not column or now - column[-1][0] >= MEMORY_EVERY_S):
-                column.append((now, float(size)))
-                grown = True
-        live = {(name, pid) for name, pid, _ in rows}
-        self.memory = {key: column for key, column in self.memory.items() if key in live}
-        return grown
-
-    def last(self, count: int) -> list[Event]:
-        """The last steps; none when there are fewer."""
-        return list(self.steps)[-count:] if len(self.steps) >= count else []
+__all__ = ["RULES", "Finding", "Health", "Seen"]
 
 
 # ------------------------------------------------------------------------------------------------------------- the rules
@@ -189,27 +109,6 @@ def multiplier_saturation(seen: Seen, steps: int = 5) -> Iterator[Finding]:
             )
 
 
-def memory_growth(
-    seen: Seen, window_s: float = 300.0, warmup_s: float = 60.0, factor: float = 1.3, least_bytes: float = 256 * 2**20
-) -> Iterator[Finding]:
-    """A process that grows and grows. Five equal parts of the window, each larger than the one before in its mean."""
-    for (name, _), column in sorted(seen.memory.items()):
-        rows = [(at, size) for at, size in column if at >= column[0][0] + warmup_s and at >= column[-1][0] - window_s]
-        if not rows or rows[-1][0] - rows[0][0] < window_s / 2:
-            continue
-        parts = [fmean(size for _, size in rows[len(rows) * k // 5 : len(rows) * (k + 1) // 5]) for k in range(5)]
-        rises = all(before < after for before, after in pairwise(parts))
-        first, last = parts[0], parts[-1]
-        if rises and last > factor * first and last - first > least_bytes:
-            minutes = (rows[-1][0] - rows[0][0]) / 60
-            yield Finding(
-                "memory_growth",
-                name,
-                f"from {first / 2**20:.0f} to {last / 2**20:.0f} MiB in {minutes:.0f} min, and steadily",
-                "it will be killed when memory is used up; its works will go to others. If the actor is yours, it keeps something",
-            )
-
-
 RULES: Final[Sequence[Callable[[Seen], Iterator[Finding]]]] = (
     mismatch_drift,
     ess_collapse,
@@ -218,6 +117,8 @@ RULES: Final[Sequence[Callable[[Seen], Iterator[Finding]]]] = (
     verifier_errors,
     multiplier_saturation,
     memory_growth,
+    unattested_weights,
+    late_answers,
 )
 
 

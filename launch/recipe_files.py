@@ -68,7 +68,7 @@ def resolve(recipe: Mapping[str, Any], read: Callable[[str], Layer]) -> Layer:
     families: Layer = {}
     for layer, name in zip(reversed(layers), reversed(names), strict=True):
         over = spelled_out(layer.get("families") or {})
-        families = _laid_over(families, over, f"{name}.families" if name == "recipe" else f"{name}: families")
+        families = laid_over(families, over, f"{name}.families" if name == "recipe" else f"{name}: families")
     return {"families": families}
 
 
@@ -89,7 +89,8 @@ def _with_terms(family: Any) -> Any:
     return {**family, "terms": terms}
 
 
-def _laid_over(under: Mapping[str, Any], over: Any, place: str) -> Any:
+def laid_over(under: Mapping[str, Any], over: Any, place: str) -> Any:
+    """Maps key by key, as the module says; `place` names the upper one in errors. Raises RecipeFileError."""
     if not isinstance(over, Mapping):
         raise RecipeFileError(f"{place} must be a map, not {over!r}")
     result = dict(under)
@@ -101,7 +102,7 @@ def _laid_over(under: Mapping[str, Any], over: Any, place: str) -> Any:
             del result[key]
         elif isinstance(value, Mapping):
             below = under.get(key)
-            result[key] = _laid_over(below if isinstance(below, Mapping) else {}, value, here)
+            result[key] = laid_over(below if isinstance(below, Mapping) else {}, value, here)
         else:
             result[key] = value
     return result

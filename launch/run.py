@@ -16,10 +16,12 @@ import msgspec
 
 from safeladder.launch import logs, summary
 from safeladder.launch.config import Config, ConfigError, load, save_resolved
+from safeladder.launch.export.feed import Feed, live_sinks
 from safeladder.launch.guardian import Guardian
 from safeladder.launch.monitor import Monitor
 from safeladder.launch.processes import plan
 from safeladder.launch.progress import StepProgress
+from safeladder.launch.readers import is_path
 from safeladder.launch.rundir import RunDirectory, RunInfo
 from safeladder.launch.supervisor import Outcome, Supervisor
 from safeladder.launch.waits import Layout
@@ -64,7 +66,7 @@ def reopen(path: Path, overrides: Sequence[str] = ()) -> tuple[RunDirectory, Con
 
 def launch(config: Config, run: RunDirectory, stream: TextIO) -> Outcome:
     """Runs it to its end and writes its summary. Raises ConfigError if another launcher has this run."""
-    with _locked(run):
+    with locked(run):
         resumed = run.info_file.exists()
         save_resolved(config, run.config)
         log = logs.configure(run.path.name, "launcher", 0, run.log("launcher", 0))
@@ -75,6 +77,7 @@ def launch(config: Config, run: RunDirectory, stream: TextIO) -> Outcome:
         run.write_info(RunInfo(endpoint, os.getpid(), started, SCHEMA))
         (run.path / "schema.json").write_bytes(msgspec.json.format(msgspec.json.encode(json_schema())))
         log.info("run.started", directory=str(run.path), endpoint=endpoint, resumed=resumed)
+        feed = Feed(run.path / "logs", live_sinks(config.watch, run), from_end=resumed)
         begun = time.monotonic()
         guardian = Guardian()
         if folder:
@@ -89,6 +92,7 @@ def launch(config: Config, run: RunDirectory, stream: TextIO) -> Outcome:
             watch.close()
             progress.close()
             monitor.close()
+            feed.close()
             guardian.close()
         summary.write(run, outcome, time.monotonic() - begun)
         return outcome
@@ -100,7 +104,7 @@ def make_paths_absolute(config: Config) -> None:
     def absolute(path: str) -> str:
         return str(Path(path).expanduser().absolute())
 
-    config.data.tasks = [task if task == "embedded" else absolute(task) for task in config.data.tasks]
+    config.data.tasks = [absolute(task) if is_path(task) else task for task in config.data.tasks]
     config.policy.cache = config.policy.cache and absolute(config.policy.cache)
     config.hub.keys = config.hub.keys and absolute(config.hub.keys)
     if config.weights.home != "auto":
@@ -118,7 +122,7 @@ def _endpoint(config: Config) -> tuple[str, str | None]:
 
 
 @contextmanager
-def _locked(run: RunDirectory) -> Iterator[None]:
+def locked(run: RunDirectory) -> Iterator[None]:
     """Holds the run's lock; the kernel lets it go when this process ends, however it ends."""
     file = os.open(run.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:

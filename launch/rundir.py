@@ -2,9 +2,11 @@
 
 config.yaml          the resolved configuration             run.json            endpoint, launcher's pid, schema
 logs/ROLE-I.jsonl    structured log of a process            logs/ROLE-I.out     its stdout and stderr
-hub/journal          what the hub has accepted              learner/ledger.jsonl, learner/versions
+hub/journal          what the hub has accepted              learner/ledger.jsonl, learner/versions, learner/record
 checkpoints/         committed states of the learner        weights/            publications, where no shared memory
+feeder/curriculum.json  what was planned (data.curriculum)
 summary.json         what the run came to                   lock                held by the running launcher
+images/              images of the records, by hash
 weights.key          secret that signs the publications, mode 0600
 """
 
@@ -54,12 +56,24 @@ class RunDirectory:
         return self.path / "learner" / "versions"
 
     @property
+    def curriculum(self) -> Path:
+        return self.path / "feeder" / "curriculum.json"
+
+    @property
+    def record(self) -> Path:
+        return self.path / "learner" / "record"
+
+    @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
     @property
     def weights(self) -> Path:
         return self.path / "weights"
+
+    @property
+    def images(self) -> Path:
+        return self.path / "images"
 
     @property
     def weights_key(self) -> Path:

@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
-from safeladder.protocol.messages import Record, Sampling
+from safeladder.launch.tasks import line
+from safeladder.protocol.messages import Sampling
 from safeladder.verifiers.training.scenarios import Language, Leaf, Writer, ask_for_scenarios, generate, tree
 
 
@@ -35,14 +34,8 @@ def scenarios(request: Request) -> tuple[int, int]:
     leaves = tree(request.principles, request.language)
     write = _model_writer(request) if request.model else None
     records = generate(leaves, request.language, request.count, request.seed, write)
-    request.output.write_bytes(b"".join(_line(record) for record in records))
+    request.output.write_bytes(b"".join(line(record) for record in records))
     return len(records), len({record.category for record in records})
-
-
-def _line(record: Record) -> bytes:
-    """A line as `data.tasks` reads it: what stands in `extra` are fields of the line."""
-    plain = msgspec.to_builtins(record)
-    return msgspec.json.encode({**{k: v for k, v in plain.items() if k != "extra"}, **record.extra}) + b"\n"
 
 
 def _model_writer(request: Request) -> Writer:

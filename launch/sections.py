@@ -20,11 +20,16 @@ def _bounded(default: Any, low: float | None = None, high: float | None = None, 
 
 @dataclass
 class Run:
-    """name: the run's folder under `directory`; empty: the time of the start. seed: decides data order and sampling."""
+    """name: the run's folder under `directory`; empty: the time of the start. seed: decides data order and sampling.
+
+    record: keep what the learner is handed, for `safeladder replay`; at most `record_max_bytes` of it.
+    """
 
     name: str = ""
     directory: str = "runs"
     seed: int = 7
+    record: bool = False
+    record_max_bytes: int = _bounded(4 * 2**30, low=4096)
 
 
 @dataclass
@@ -75,7 +80,8 @@ class Lora:
 class Policy:
     """model: embedded, tiny, a folder or a hub id. prefix: text every completion continues. cache: folder of models.
 
-    lora: train adapters in place of all weights; generators get the merged weights either way.
+    lora: train adapters in place of all weights; generators get the merged weights either way. freeze_vision: of a model that sees,
+    vision tower and projector stay as they are.
     """
 
     model: str = "embedded"
@@ -85,16 +91,52 @@ class Policy:
     prefix: str = ""
     cache: str | None = None
     lora: Lora | None = None
+    freeze_vision: bool = True
+
+
+@dataclass
+class CurriculumSection:
+    """What comes next depends on what was made of it before (`launch/curriculum.py`).
+
+    low, high: running group accuracy within which a record stays in the pool; revisit: share of turns in which others are tried again.
+    smoothing: weight of the newest accuracy. block: groups planned at once. reweight: how many times its quota a family may get that
+    seldom reaches a step; 1: off.
+    """
+
+    low: float = _bounded(0.1, low=0, high=1)
+    high: float = _bounded(0.9, low=0, high=1)
+    revisit: float = _bounded(0.1, low=0, high=1)
+    smoothing: float = _bounded(0.5, above=0, high=1)
+    block: int = _bounded(64, low=1)
+    reweight: float = _bounded(4.0, low=1)
+
+
+@dataclass
+class Columns:
+    """Of parquet files and data sets, which have columns of their own: field of a record -> the column with it; what is not named has the
+    field's own name. label, language: of every record where there is no such column.
+    """
+
+    fields: dict[str, str] = field(default_factory=dict)
+    label: str | None = None
+    language: str | None = None
 
 
 @dataclass
 class Data:
-    """tasks: JSON-lines files or `embedded`. families: share of each label, empty: as found. epochs: None: endless."""
+    """tasks: JSON-lines files, `embedded`, parquet files, or `hf:NAME#SPLIT` (`launch/readers.py`). families: share of each label,
+    empty: as found. epochs: None: endless. curriculum: null: the order follows from the seed alone.
+
+    serve: "tcp://host:port" where the feeder serves the images of records to hosts that do not see the run's folder.
+    """
 
     tasks: list[str] = field(default_factory=lambda: ["embedded"])
+    columns: Columns = field(default_factory=Columns)
     families: dict[str, float] = field(default_factory=dict)
     epochs: int | None = _bounded(None, low=1)
     shuffle: bool = True
+    curriculum: CurriculumSection | None = None
+    serve: str | None = None
 
 
 @dataclass
@@ -306,6 +348,19 @@ class Logs:
 
 
 @dataclass
+class Watch:
+    """What the launcher makes of the run's events beside its logs (`launch/export/`, docs/exports.md).
+
+    metrics_port: where it answers Prometheus; 0: any free port, which its log tells. sinks: built-in names or "module:Class",
+    each with =TARGET behind it where it shall not go to RUN/export/.
+    """
+
+    metrics_port: int | None = _bounded(None, low=0, high=65535)
+    metrics_host: str = "127.0.0.1"
+    sinks: list[str] = field(default_factory=list)
+
+
+@dataclass
 class Config:
     """The whole file. Made by `load`, which checks it; a field changed by hand afterwards is not checked again."""
 
@@ -321,3 +376,4 @@ class Config:
     recipe: Recipe = field(default_factory=Recipe)
     pools: dict[str, Pool] = field(default_factory=dict)
     logs: Logs = field(default_factory=Logs)
+    watch: Watch = field(default_factory=Watch)

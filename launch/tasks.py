@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 
+from safeladder.launch import readers
 from safeladder.launch.config import ConfigError
+from safeladder.launch.sections import Columns
+from safeladder.protocol import images
 from safeladder.protocol.messages import Record
 
+EMBEDDED: Final = "embedded"
 _KNOWN = {field.name for field in msgspec.structs.fields(Record)} - {"extra"}
 
 
-def read(sources: Sequence[str]) -> list[Record]:
-    """All records of the sources (paths, or `embedded`). Raises ConfigError naming file, line and field."""
+def read(sources: Sequence[str], columns: Columns | None = None) -> list[Record]:
+    """All records of the sources (`launch/readers.py`). Raises ConfigError naming file, line and field.
+
+    Images are looked at: a file that is none, or too large, is refused here. Their paths are relative to the task file.
+    """
     records: list[Record] = []
     seen: dict[str, str] = {}
     for source in sources:
-        for number, line in enumerate(_lines(source), 1):
-            if not line.strip():
-                continue
-            where = f"{source}:{number}"
-            record = parse(line, where)
+        for where, fields in readers.rows(source, located(source), columns or Columns()):
+            record = _looked_at(of_fields(fields, where), located(source), where)
             if record.id in seen:
-                raise ConfigError(f"{where}: id {record.id!r} stands at {seen[record.id]} too")
+                raise ConfigError(f"{where}: field `id`: {record.id!r} stands at {seen[record.id]} too")
             seen[record.id] = where
             records.append(record)
     if not records:
@@ -35,21 +40,42 @@ def read(sources: Sequence[str]) -> list[Record]:
 
 
 def parse(line: str, where: str) -> Record:
-    """One line of a task file. Fields that this version does not know go to `extra`, beside what a field `extra` holds."""
+    """One line of a task file."""
     try:
-        fields = msgspec.json.decode(line, type=dict[str, object])
+        return of_fields(msgspec.json.decode(line, type=dict[str, Any]), where)
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"{where}: not a record: {error}") from None
+
+
+def of_fields(fields: dict[str, Any], where: str) -> Record:
+    """A record. Fields that this version does not know go to `extra`, beside what a field `extra` holds."""
+    fields = dict(fields)
+    try:
         extra = msgspec.convert(fields.pop("extra", None) or {}, dict[str, object])
         unknown = {name: fields.pop(name) for name in list(fields) if name not in _KNOWN}
         if twice := sorted(extra.keys() & unknown.keys()):
             raise ConfigError(f"{where}: field `{twice[0]}` stands in `extra` too")
         record = msgspec.convert({**fields, "extra": {**extra, **unknown}}, Record)
-    except msgspec.DecodeError as error:
+    except msgspec.ValidationError as error:
         raise ConfigError(f"{where}: not a record: {error}") from None
     if not record.prompt.strip():
         raise ConfigError(f"{where}: field `prompt` is empty")
     if record.choices and record.reference not in _letters(len(record.choices)):
         raise ConfigError(f"{where}: field `reference` must be a letter of the {len(record.choices)} choices")
     return record
+
+
+def _looked_at(record: Record, path: Path, where: str) -> Record:
+    try:
+        return images.check(record, path.absolute().parent)
+    except images.ImageError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def line(record: Record) -> bytes:
+    """A line as `read` takes it: what stands in `extra` are fields of the line."""
+    plain = msgspec.to_builtins(record)
+    return msgspec.json.encode({**{k: v for k, v in plain.items() if k != "extra"}, **record.extra}) + b"\n"
 
 
 class Draw:
@@ -107,13 +133,17 @@ class Draw:
         return permuted
 
 
-def _lines(source: str) -> Iterable[str]:
-    if source == "embedded":
-        return resources.files("safeladder.launch.data").joinpath("tasks.jsonl").read_text("utf-8").splitlines()
-    try:
-        return Path(source).expanduser().read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"data.tasks: cannot read {source}: {error}") from None
+def is_embedded(source: str) -> bool:
+    """Whether a source is `embedded` or `embedded:NAME` rather than a path."""
+    return source == EMBEDDED or source.startswith(f"{EMBEDDED}:")
+
+
+def located(source: str) -> Path:
+    """The file of a source: a path, or `embedded:NAME` for NAME.jsonl of the package's `launch/data`; `embedded` is `embedded:tasks`."""
+    if not is_embedded(source):
+        return Path(source).expanduser()
+    name = source.partition(":")[2] or "tasks"
+    return Path(str(resources.files("safeladder.launch.data").joinpath(f"{name}.jsonl")))
 
 
 def _letters(count: int) -> list[str]:

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
 import yaml
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from safeladder.launch.config import ConfigError, load, nearest
-from safeladder.launch.terminal import console
+from safeladder.launch.terminal import counting
 from safeladder.protocol.messages import Verdict
 from safeladder.verifiers import reading
 from safeladder.verifiers.appraisal import Appraisal, Order, appraise, order_invariance
@@ -163,7 +161,7 @@ def _one(
     request: Request, judged: Judge, rows: Sequence[Row], store: VerdictFile, attacks: Sequence[str], stream: TextIO
 ) -> VerifierReport:
     name = judged.verifier.name
-    with _progress(name, len(rows), stream) as done:
+    with counting(name, len(rows), stream) as done:
         verdicts = judge(judged, rows, store, request.batch, request.timeout_s, done)
     effects: dict[str, list[suite.Effect]] = {}
     for label in fields_of(rows) if attacks else []:
@@ -198,7 +196,7 @@ def _attack(
     effects = []
     for attack in attacks:
         changed = suite.attacked(attack, rows, wrappers=request.wrappers, instructions=request.instructions)
-        with _progress(f"{judged.verifier.name}, {attack}", len(rows), stream) as done:
+        with counting(f"{judged.verifier.name}, {attack}", len(rows), stream) as done:
             after = judge(judged, changed, store, request.batch, request.timeout_s, done)
         label = rows[0].field if rows else None
         effects.append(suite.measure_effect(attack, polarity(label or "", request.positive), rows, before, after))
@@ -212,24 +210,3 @@ def _kind(verdict: Verdict) -> str:
 
 def _first(faults: Sequence[Fault]) -> str:
     return f"; first: {faults[0]}" if faults else ""
-
-
-@contextmanager
-def _progress(what: str, total: int, stream: TextIO) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal; elsewhere a line whenever another tenth is done."""
-    out = console(stream)
-    if out.is_terminal:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=out) as bar:
-            task = bar.add_task(what, total=total)
-            yield lambda count: bar.advance(task, count)
-        return
-    state = {"done": 0, "shown": 0}
-
-    def advance(count: int) -> None:
-        state["done"] += count
-        if state["done"] * 10 // max(1, total) > state["shown"]:
-            state["shown"] = state["done"] * 10 // max(1, total)
-            out.print(f"{what}: {state['done']}/{total}", markup=False)
-
-    yield advance

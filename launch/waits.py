@@ -177,7 +177,8 @@ class _View:
         if not found:
             return "nothing stands still: works are on their way between two processes"
         waiting, name, _ = max(found)
-        return f"{name} computes, and the others wait for it; {_works(waiting)} in front of it"
+        held = _count(self._workers[name]["leases"])
+        return f"{name} computes, and the others wait for it; {_works(waiting)} in front of it, and it holds {held}"
 
     def _loading(self) -> list[str]:
         """Who takes nothing yet, or no more."""

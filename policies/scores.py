@@ -19,17 +19,20 @@ class Dense:
 
     values: what the value function expects from this token on, sampled with the behaviour policy. kl: an estimate of
     ln proximal - ln reference at the token, in nats. log_ratio: ln proximal - ln behaviour. kept: bool, the policy's
-    own tokens; None: all are. A column that no estimator asks for may be None.
+    own tokens; None: all are. nodes: int, the step of a searched tree that a token belongs to. A column that no estimator asks for may be
+    None.
     """
 
     values: Sequence[Tensor] | None = None  # K of [n_k]
     kl: Sequence[Tensor] | None = None  # K of [n_k]
     log_ratio: Sequence[Tensor] | None = None  # K of [n_k]
     kept: Sequence[Tensor] | None = None  # K of [n_k] bool
+    nodes: Sequence[Tensor] | None = None  # K of [n_k] int
 
     def columns(self) -> dict[str, Sequence[Tensor]]:
         """The columns that are there, by name."""
         named = {"values": self.values, "kl": self.kl, "log_ratio": self.log_ratio, "kept": self.kept}
+        named["nodes"] = self.nodes
         return {name: column for name, column in named.items() if column is not None}
 
 

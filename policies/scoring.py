@@ -8,7 +8,7 @@ in the backward pass, so that a tensor of tokens x vocabulary never exists, howe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -21,6 +21,8 @@ from transformers import PreTrainedModel
 
 from safeladder.policies.branches import Branches, Stem, use
 from safeladder.policies.packing import pack_branches
+from safeladder.policies.vision import Layout, Picture
+from safeladder.policies.vision.layout import Positions
 
 HEAD_ELEMENTS: Final = 2**25  # logits that exist at once where `head_tokens` is not given: 128 MiB in float32
 
@@ -33,6 +35,7 @@ def completion_logprobs(
     temperature: float = 1.0,
     token_budget: int = 1024,
     head_tokens: int | None = None,
+    pictures: Mapping[int, Picture] | None = None,
 ) -> list[Tensor]:
     """ln p(completion token | everything before it) for each (prompt_ids, completion_ids) pair, in the order given.
 
@@ -41,6 +44,7 @@ def completion_logprobs(
     prompt that follow each other share its computation, gradients included. With gradients enabled the result carries
     them; the graphs of all packs are then alive together, so a learner that accumulates calls this pack by pack.
     `head_tokens` bounds the tokens whose logits exist at once; None chooses by the size of the vocabulary.
+    In a prompt an image's tokens are the name of its picture, one of `pictures` (see `vision.layout`).
 
     Raises ValueError for an empty prompt (its first token would have nothing to be conditioned on), and for a
     temperature or a `head_tokens` that is not positive.
@@ -56,24 +60,25 @@ def completion_logprobs(
     lengths = [max(0, len(completion) - 1) for _, completion in sequences]
     results: list[Tensor] = []
     for indices in pack_branches([prompt for prompt, _ in sequences], lengths, token_budget):
-        results += _pack_logprobs(model, [sequences[index] for index in indices], temperature, head_tokens)
+        layout = Layout(model, pictures)
+        results += _pack_logprobs(model, layout, [sequences[index] for index in indices], temperature, head_tokens)
     return results
 
 
 def _pack_logprobs(
     model: PreTrainedModel,
+    layout: Layout,
     sequences: Sequence[tuple[Tokens, Tokens]],
     temperature: float,
     head_tokens: int | None,
 ) -> list[Tensor]:
     """`completion_logprobs` of one pack, in one forward over a row [1, T]."""
-    row = _Row.of(sequences)
+    row = _Row.of(sequences, layout)
     if not row.targets:
         return [torch.zeros(0, device=model.device) for _ in sequences]
     targets = torch.tensor(row.targets, device=model.device)
     asks = {
-        "input_ids": torch.tensor([row.ids], device=model.device),
-        "position_ids": torch.tensor([row.positions], device=model.device),
+        **layout.inputs(row.ids, row.positions),
         "logits_to_keep": torch.tensor(row.places, device=model.device),
         "use_cache": False,
     }
@@ -99,25 +104,32 @@ def _pack_logprobs(
 class _Row:
     """One forward's row: prompts once, completions as branches off their ends. Lists are [T] unless noted."""
 
+    layout: Layout
+    positions: Positions  # [axes][T]
     ids: list[int] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
     places: list[int] = field(default_factory=list)  # [targets] where the logits of each completion token stand
     targets: list[int] = field(default_factory=list)
     stems: list[Stem] = field(default_factory=list)
+    end: int = 0  # the position after the newest stem
 
     @classmethod
-    def of(cls, sequences: Sequence[tuple[Tokens, Tokens]]) -> _Row:
-        row = cls()
+    def of(cls, sequences: Sequence[tuple[Tokens, Tokens]], layout: Layout) -> _Row:
+        row = cls(layout, [[] for _ in range(layout.axes)])
         previous: Tokens | None = None
         for prompt, completion in sequences:
             if not len(completion):
                 continue
             if previous is None or list(previous) != list(prompt):
-                row.stems.append(Stem(len(row.ids), len(prompt), []))
-                row._lay(prompt, 0)
+                row._stem(prompt)
             row._branch(completion)
             previous = prompt
+        if row.targets and not any(token < 0 for token in row.ids) and (blank := layout.blank()):
+            row._stem(blank)
         return row
+
+    def _stem(self, prompt: Tokens) -> None:
+        self.stems.append(Stem(len(self.ids), len(prompt), []))
+        self.end = self._lay(prompt, 0)
 
     def _branch(self, completion: Tokens) -> None:
         stem = self.stems[-1]
@@ -125,11 +137,15 @@ class _Row:
         self.places.append(stem.start + stem.length - 1)
         self.places += range(len(self.ids), len(self.ids) + len(completion) - 1)
         self.targets += map(int, completion)
-        self._lay(completion[:-1], stem.length)  # the last token predicts nothing that is asked for
+        self._lay(completion[:-1], self.end)  # the last token predicts nothing that is asked for
 
-    def _lay(self, ids: Tokens, start: int) -> None:
-        self.ids += map(int, ids)
-        self.positions += range(start, start + len(ids))
+    def _lay(self, ids: Tokens, start: int) -> int:
+        tokens = list(map(int, ids))
+        positions, end = self.layout.positions(tokens, start)
+        self.ids += tokens
+        for axis, more in zip(self.positions, positions, strict=True):
+            axis += more
+        return end
 
     def mask(self, window: int | None, device: torch.device, dtype: torch.dtype) -> Tensor:
         """[1, 1, T, T], 0 where a token looks and the lowest number elsewhere, for models without branches."""
@@ -137,7 +153,7 @@ class _Row:
         for number, stem in enumerate(self.stems):
             group += [number] * (stem.length + sum(stem.branches))
             branch += [0] * stem.length + [at for at, length in enumerate(stem.branches, 1) for _ in range(length)]
-        groups, branches, positions = (torch.tensor(x, device=device) for x in (group, branch, self.positions))
+        groups, branches, positions = (torch.tensor(x, device=device) for x in (group, branch, self.positions[0]))
         seen = (branches[None, :] == 0) | (branches[:, None] == branches[None, :])
         seen &= (groups[:, None] == groups[None, :]).tril()
         if window is not None:

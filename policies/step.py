@@ -37,6 +37,7 @@ from safeladder.policies.parallel import clip_gradient, divide, idle_pass, shard
 from safeladder.policies.ranks import Ranks
 from safeladder.policies.report import StepReport, Tally
 from safeladder.policies.scoring import completion_logprobs
+from safeladder.policies.vision import Gallery, Picture
 
 if TYPE_CHECKING:
     from safeladder.policies.constraints import Constraints
@@ -63,8 +64,10 @@ class LearnerStep:
         constraints: Constraints | None = None,
         lazy_start: LazyStart | None = None,
         ranks: Ranks | None = None,
+        gallery: Gallery | None = None,
     ) -> None:
         """With several `ranks` each makes the same calls with the same batches, and the work of a step is divided.
+        `gallery`: of the pictures that prompts show.
 
         Raises RuleError or ValueError for options that cannot be, or weights that are not float32.
 
@@ -75,6 +78,7 @@ class LearnerStep:
         self.steps_done = steps_done
         self.constraints = constraints
         self.lazy_start = lazy_start
+        self._gallery = gallery
         self._credit = Credit(self.options)
         self._loss = PolicyLoss(self.options)
         coefficients([], [], self.options.aggregation, self.options.max_completion_tokens)  # refuses what cannot be
@@ -212,7 +216,7 @@ class LearnerStep:
             yield range(groups * part // count, groups * (part + 1) // count)
 
     def _packs(self, samples: Sequence[Sample]) -> list[list[Sample]]:
-        prompts = [sample.group.prompt_ids.tolist() for sample in samples]
+        prompts = [self._prompt(sample.group) for sample in samples]
         packs = pack_branches(prompts, [sample.length - 1 for sample in samples], self.options.token_budget)
         return [[samples[index] for index in indices] for indices in packs]
 
@@ -287,11 +291,27 @@ class LearnerStep:
     def _logprobs(self, samples: Sequence[Sample]) -> Tensor:
         """ln pi of the samples' tokens [N], one after the other."""
         options = self.options
-        pairs = [(s.group.prompt_ids.tolist(), s.group.completion_ids[s.index].tolist()) for s in samples]
+        pairs = [(self._prompt(s.group), s.group.completion_ids[s.index].tolist()) for s in samples]
+        pictures = {each.name: each for s in samples for each in self._pictures(s.group)}
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=options.compute_dtype == "bfloat16"):
             return torch.cat(
-                completion_logprobs(self.model, pairs, options.temperature, options.token_budget, options.head_tokens)
+                completion_logprobs(
+                    self.model, pairs, options.temperature, options.token_budget, options.head_tokens, pictures
+                )
             )
+
+    def _prompt(self, group: TrainingGroup) -> list[int]:
+        """Its tokens, those of its images named by them."""
+        ids: list[int] = group.prompt_ids.tolist()
+        pictures = self._pictures(group)
+        return self._gallery.processor.named(ids, pictures) if self._gallery and pictures else ids
+
+    def _pictures(self, group: TrainingGroup) -> list[Picture]:
+        if not group.images:
+            return []
+        if self._gallery is None:
+            raise StepError(f"group {group.id} has images, and this policy takes text only")
+        return self._gallery.of(group.images)
 
     def _clip_gradient(
         self,

@@ -120,6 +120,14 @@ def write(
     return f"sha256:{digest.hexdigest()}"
 
 
+def digest(stream: Stream) -> str:
+    """What `write` would return, without a file."""
+    found = hashlib.sha256(header({name: (part.dtype, part.shape) for name, part in stream.parts.items()}))
+    for _, tensor in stream:
+        found.update(raw_bytes(tensor))
+    return f"sha256:{found.hexdigest()}"
+
+
 def header(kinds: Mapping[str, tuple[torch.dtype, Sequence[int]]], metadata: Mapping[str, str] | None = None) -> bytes:
     """What a safetensors file of tensors of these types and shapes, in this order, begins with."""
     entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+OPENING: Final = "<think>"
 CLOSING: Final = "</think>"
 
 

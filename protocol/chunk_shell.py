@@ -1,6 +1,6 @@
 """The sockets of `chunks`: a server's thread, and a client that pulls a file in the thread that calls it.
 
-`ChunkServer` runs in the learner's process. It blocks on nothing but its socket; a client that asks and does not read is
+`ChunkServer` runs in the process whose files they are. It blocks on nothing but its socket; a client that asks and does not read is
 sent at most `chunks.CREDIT` pieces ahead and then nothing. `pull` blocks its caller until the file is here; it fails after
 `silence_s` without a byte, however long the whole takes. If either side dies, the other is none the worse.
 """
@@ -8,6 +8,7 @@ sent at most `chunks.CREDIT` pieces ahead and then nothing. `pull` blocks its ca
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 import uuid
@@ -25,21 +26,28 @@ TICK_MS = 100
 
 
 class ChunkServer:
-    """Serves the publications below `root` from a thread of its own, until `close`.
+    """Serves the files below `root` whose names are as `served` says, from a thread of its own, until `close`.
 
     Raises EndpointError when it cannot bind; off this machine keys are required.
     """
 
-    def __init__(self, endpoint: str, root: Path, keys: HubKeys | None = None) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        root: Path,
+        keys: HubKeys | None = None,
+        served: re.Pattern[str] = chunks.PUBLICATION,
+        what: str = "the server of weights",
+    ) -> None:
         self.sent_bytes = 0
-        self._root = root
+        self._root, self._served = root, served
         self._log = structlog.get_logger("chunks")
         self._context: zmq.Context[Any] = zmq.Context()
         self._authenticator = AllowList(self._context, keys.allowed) if keys else None
         if self._authenticator:
             self._authenticator.start()
         try:
-            self._socket = sockets.bind_hub(self._context, endpoint, keys, "the server of weights", depth=chunks.CREDIT)
+            self._socket = sockets.bind_hub(self._context, endpoint, keys, what, depth=chunks.CREDIT)
         except sockets.EndpointError:
             self._end()
             raise
@@ -66,7 +74,7 @@ class ChunkServer:
     def _answer(self, peer: zmq.Frame, *frames: zmq.Frame) -> None:
         if len(frames) != 1:
             return
-        reply = chunks.answer(self._root, frames[0].buffer)
+        reply = chunks.answer(self._root, frames[0].buffer, self._served)
         if not reply:
             self._log.warning("message.rejected", reason="no ask", peer=peer.bytes.hex()[:64])
             return

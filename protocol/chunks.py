@@ -1,4 +1,4 @@
-"""Files pulled in bounded pieces: how weights reach hosts that do not share a file system with the learner.
+"""Files pulled in bounded pieces: how weights and images reach hosts that do not share a file system with who has them.
 
 A channel of its own beside the hub, whose messages stay small. A client asks for ranges of a named file and never has more than
 `credit` asks open; the server keeps nothing of a client between two asks, so that either may be restarted at any moment. Pieces are
@@ -7,7 +7,7 @@ handed on in order, so what a client has written is always the beginning of the 
     client   [Ask]            msgpack map: ticket, name, offset, length
     server   [Piece][bytes]   ticket, offset, size of the whole file; or [Denied]: ticket, reason
 
-Whether the bytes are the right ones is for the reader of the file to say: a publication has digests and a signature.
+Whether the bytes are the right ones is for the reader of the file to say: a publication has digests and a signature, an image a hash.
 Everything here is bytes in and bytes out, with time as an argument; the sockets are in `chunk_shell`.
 """
 
@@ -27,8 +27,9 @@ from msgspec import Meta, Struct
 MAX_PIECE_BYTES: Final = 4 * 2**20  # measured best among 256 KiB to 16 MiB
 CREDIT: Final = 8
 RESEND_S: Final = 2.0
-# A file of a publication and nothing else: no path can be made of this that leaves the folder.
-SERVED: Final = re.compile(r"v\d{8,12}/(manifest\.json|model\.safetensors|delta\.safetensors)")
+# A file of a publication and nothing else: no path can be made of this that leaves the folder. As for any other pattern that a
+# server is given, the name is that of a folder and that of a file in it.
+PUBLICATION: Final = re.compile(r"v\d{8,12}/(manifest\.json|model\.safetensors|delta\.safetensors)")
 
 Bytes = bytes | memoryview
 
@@ -59,14 +60,14 @@ _asks = msgspec.msgpack.Decoder(Ask)
 _answers = msgspec.msgpack.Decoder(Piece | Denied)
 
 
-def answer(root: Path, message: Bytes) -> list[bytes]:
-    """The frames that answer one ask, from the files below `root`; [] for what is no ask."""
+def answer(root: Path, message: Bytes, served: re.Pattern[str] = PUBLICATION) -> list[bytes]:
+    """The frames that answer one ask, from the files below `root` with a name as `served` says; [] for what is no ask."""
     try:
         ask = _asks.decode(message)
     except (ValueError, RecursionError):  # msgspec raises UnicodeDecodeError too, a ValueError as its own errors are
         return []
-    if not SERVED.fullmatch(ask.name):
-        return [msgspec.msgpack.encode(Denied(ask.ticket, f"{ask.name!r} is no file of a publication"))]
+    if not served.fullmatch(ask.name):
+        return [msgspec.msgpack.encode(Denied(ask.ticket, f"{ask.name!r} is no file that is served here"))]
     try:
         # Neither the file nor its folder may be a link that leads elsewhere.
         folder = os.open(root / ask.name.partition("/")[0], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -107,6 +107,7 @@ class HubCore:
         self._holders: dict[int, tuple[Worker, str]] = {}  # lease token -> holder, work id
         self._takers: dict[str, list[Worker]] = {}  # queue -> who works on it
         self._closed_leases: dict[int, None] = {}  # the last ones, to tell a duplicate from a stale answer
+        self._lost_leases: dict[int, str] = {}  # the last ones, with their works, to know a late answer
         self._published: dict[tuple[str, str], None] = {}  # the last ones: a repetition must not undo a newer value
         self._hops = Hops()
         self._ticked_at = now
@@ -298,7 +299,11 @@ class HubCore:
 
     def _done(self, worker: Worker, done: m.Done, parcels: list[codec.Parcel], now: float) -> None:
         if done.lease not in worker.leases:
-            self._ack(worker, done.request, "duplicate" if done.lease in self._closed_leases else "stale")
+            duplicate = done.lease in self._closed_leases
+            if not duplicate and (work := self._lost_leases.pop(done.lease, None)):  # told once: the answer is repeated
+                self._count("late_answers")
+                self._event("answer.refused", name=worker.name, work=work)
+            self._ack(worker, done.request, "duplicate" if duplicate else "stale")
             return
         item = self.board.items[self._holders[done.lease][1]]
         if wrong := self._wrong_outputs(item, parcels):
@@ -381,6 +386,9 @@ class HubCore:
         """A lease ends without an answer: the work waits again, or is set aside after its last attempt."""
         holder = self._holders[token][0].name
         item = self.board.items[self._forget(token)]  # and not `_close`: a late answer is stale, no duplicate
+        self._lost_leases[token] = item.id
+        if len(self._lost_leases) > MAX_REMEMBERED:
+            del self._lost_leases[next(iter(self._lost_leases))]
         if not forgive and item.attempts >= self.options.max_attempts:
             self._give_up(item, reason, now, holder)
         else:

@@ -1,9 +1,8 @@
 """What the hub has accepted, on disk before it is acknowledged.
 
-One append-only file of records, each `length (u32) | crc32 of the msgpack (u32) | crc32 of those two (u32) | msgpack`. The
-hub appends all records of one round of its loop and syncs once (group commit). At the start the file is read back: a torn
-tail, what a crash in the middle of a write leaves, is cut; damage before the tail is an error, because cutting there would
-forget what was acknowledged. The length has a checksum of its own because a damaged one looks like a torn tail.
+One append-only file of records (`framing.py`), each of msgpack. The hub appends all records of one round of its loop and syncs
+once (group commit). At the start the file is read back: a torn tail, what a crash in the middle of a write leaves, is cut; damage
+before the tail is an error, because cutting there would forget what was acknowledged.
 
 An open journal is locked: a second hub on the same file is refused before it can touch it.
 
@@ -19,22 +18,19 @@ from __future__ import annotations
 
 import fcntl
 import os
-import struct
-import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Struct
 
+from safeladder.protocol import framing
 from safeladder.protocol import messages as m
 from safeladder.protocol.codec import Parcel
 
 Durability = Literal["ids", "full", "memory"]
 
-_PREFIX: Final = struct.Struct("<III")
-_LENGTHS: Final = struct.Struct("<II")
 _SLICE_BYTES: Final = 64 * 2**20  # a rewrite goes to the disk in slices of about this size
 
 
@@ -124,47 +120,16 @@ def read(path: Path) -> Iterator[Record]:
 
 def _scan(path: Path) -> Iterator[tuple[Record, int]]:
     """Records with the offset at which each ends; stops at a torn tail."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        offset = 0
-        while True:
-            prefix = file.read(_PREFIX.size)
-            if len(prefix) < _PREFIX.size:
-                return
-            length, checksum, own = _PREFIX.unpack(prefix)
-            if zlib.crc32(prefix[: _LENGTHS.size]) != own:
-                if not any(prefix) and _only_zeros(file):
-                    return
-                raise _damage(path, offset, "length", size - offset)
-            end = offset + _PREFIX.size + length
-            if end > size:
-                return
-            payload = file.read(length)
-            if zlib.crc32(payload) != checksum:
-                if end == size or _only_zeros(file):
-                    return
-                raise _damage(path, offset, "content", size - end)
-            try:
-                record = _decoder.decode(payload)
-            except (ValueError, RecursionError) as error:
-                raise JournalError(f"{path} holds a record of another schema at byte {offset}: {error}") from None
+    offset = 0
+    try:
+        for payload, end in framing.scan(path):
+            yield _decoder.decode(payload), end
             offset = end
-            yield record, end
-
-
-def _only_zeros(file: BinaryIO) -> bool:
-    """Whether the rest is blocks that a file system had given to the file but not filled when the power went."""
-    while piece := file.read(2**20):
-        if any(piece):
-            return False
-    return True
-
-
-def _damage(path: Path, offset: int, what: str, follow: int) -> JournalError:
-    return JournalError(
-        f"{path} is damaged at byte {offset}: the checksum of a record's {what} does not match and {follow} bytes follow. "
-        "Restore the file, or move it away to start the run's queue anew."
-    )
+    except framing.Damage as error:
+        remedy = "Restore the file, or move it away to start the run's queue anew."
+        raise JournalError(f"{error}. {remedy}") from None
+    except (ValueError, RecursionError) as error:
+        raise JournalError(f"{path} holds a record of another schema at byte {offset}: {error}") from None
 
 
 class Journal:
@@ -196,7 +161,7 @@ class Journal:
 
     def append(self, records: Iterable[Record]) -> None:
         """Writes the records with one write and one sync."""
-        data = b"".join(_frame(record) for record in records)
+        data = b"".join(framing.frame(_encoder.encode(record)) for record in records)
         if not data:
             return
         try:
@@ -260,12 +225,6 @@ def _slices(records: Iterable[Record]) -> Iterator[list[Record]]:
             yield part
             part, size = [], 0
     yield part
-
-
-def _frame(record: Record) -> bytes:
-    payload = _encoder.encode(record)
-    lengths = _LENGTHS.pack(len(payload), zlib.crc32(payload))
-    return b"".join((lengths, zlib.crc32(lengths).to_bytes(4, "little"), payload))
 
 
 def _sync_directory(path: Path) -> None:

@@ -126,6 +126,7 @@ class Group(Struct, tag="group", omit_defaults=True):
     versions               int32        [N]   generator; the weight version that sampled each token
     reference_logprobs     float32      [N]   reference
     own                    uint8        [N]   searcher; 1: sampled by the policy, 0: written by an environment; missing: all sampled
+    nodes                  int32        [N]   searcher; the step of a searched tree that each token belongs to, numbered within the group
     =====================  ===========  ====  =======================================================================
 
     A group that waits for a generator with completions is partly generated: those with finish "abort" are to be continued

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.request import Request, urlopen
 
 import pytest
@@ -16,6 +19,7 @@ from running import COMMAND, Running, safeladder
 
 from safeladder.launch import catalogue, diagnosis, lineage
 from safeladder.launch.events import Tail
+from safeladder.launch.export.spans import trace_id
 from safeladder.policies.ledger import Ledger
 
 ROLES = ("generator", "learner", "hub", "rules", "feeder", "reference", "searcher")
@@ -23,7 +27,7 @@ ROLES = ("generator", "learner", "hub", "rules", "feeder", "reference", "searche
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> Running:
-    with Running(tmp_path_factory.mktemp("clean")) as running:
+    with Running(tmp_path_factory.mktemp("clean"), "watch.sinks=[otlp]") as running:
         assert running.wait() == 0, running.said()
         return running
 
@@ -69,6 +73,20 @@ def test_why_answers_for_every_sample_and_the_counts_are_the_ledgers(clean: Runn
         assert all(
             word in said for word in ("takes it from rules after a wait of", "#3 reward", "advantage", "loss weight")
         )
+
+
+def test_a_live_sink_has_a_trace_from_prompt_to_gradient_of_every_sample(clean: Running) -> None:
+    history = lineage.History.read(clean.run)
+    lines = (clean.run.path / "export" / "traces.jsonl").read_bytes().splitlines()
+    traces: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        for span in json.loads(line)["resourceSpans"][0]["scopeSpans"][0]["spans"]:
+            traces.setdefault(span["traceId"], []).append(span)
+    for identity in history.steps:
+        names = [span["name"] for span in traces[trace_id("run", identity)]]
+        stops = [f"{kind}{queue}" for queue in ("generator", "rules", "reference", "learner") for kind in ("wait ", "")]
+        assert names == ["work", *stops, f"step {history.steps[identity].step + 1}"]
+    assert not clean.events("launcher", "sink.failed")
 
 
 def test_a_clean_run_breaks_no_health_rule_and_its_last_word_is_no_fault(clean: Running) -> None:
@@ -338,3 +356,58 @@ def test_a_search_family_is_trained_through_searcher_and_retriever_with_the_envi
         assert steps[-1]["constraints"]["false_certain"]["multiplier"] != 0.5
         audit = running.audit()
         assert audit.returncode == 0, audit.stdout
+
+
+SEARCHED = (
+    "sampling={samples: 4, max_new_tokens: 24}",
+    "learner={steps: 1000, batch: 2, checkpoint_every: 2, advantage: {tree: {}}, learning_rate: 1.0e-3}",
+    "pools.searcher.credit=8",
+    "pools.searcher.options={training: tree, strategy: beam, options: {width: 2, candidates: 2}, step_tokens: 6, delimiters: [], "
+    "judges: [rules], dimensions: {form: repetition}}",
+    *(
+        f"recipe.families.{label}={{route: [searcher, rules, reference, learner], terms: {{repetition: 1.0, length: 1.0}}}}"
+        for label in ("normal", "safety", "general_rule", "knowledge_rule")
+    ),
+)
+
+
+def test_searched_trees_are_trained_with_credit_by_step_and_the_run_is_served_meanwhile(tmp_path: Path) -> None:
+    with Running(tmp_path, *SEARCHED) as running:
+        running.until(lambda: running.steps >= 1)
+        with _served_live(running) as address:
+            before = running.steps
+            for model in ("policy", "policy+beam"):
+                asked = {"model": model, "messages": [{"role": "user", "content": "Count."}], "max_tokens": 12}
+                sent = json.dumps(asked).encode()
+                request = Request(f"{address}/v1/chat/completions", sent, {"content-type": "application/json"})
+                with urlopen(request, timeout=60) as response:
+                    assert json.load(response)["usage"]["completion_tokens"] > 0
+            running.until(lambda: running.steps >= before + 2)  # training went on beside it
+        running.interrupt()
+        assert running.wait() == 130, running.said()
+        made = {event["id"]: event for event in running.events("searcher", "group.searched")}
+        assert all(event["nodes"] >= event["answers"] for event in made.values())
+        assert any(event["shared"] > 0 for event in made.values()), "answers that branch off each other"
+        steps = running.events("learner", "step.completed")
+        entries = list(Ledger(running.run.ledger, read_only=True).entries())
+        assert len(steps) >= 3 and sum(step["trained_tokens"] for step in steps) > 0
+        for step, entry in zip(steps, entries, strict=False):
+            assert step["tokens"] == sum(made[identity]["trained_tokens"] for identity in entry.ids)
+            # the probabilities that came with each token of a tree are the policy's own, up to one version
+            assert abs(step["behaviour_kl"]) < 0.05 and step["staleness_max"] <= 1
+        assert running.audit().returncode == 0
+
+
+@contextlib.contextmanager
+def _served_live(running: Running) -> Iterator[str]:
+    """`safeladder serve` beside a run; what it gives is the address that it tells."""
+    command = [*COMMAND, "serve", str(running.run.path), "--port", "0"]
+    gateway = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        assert gateway.stdout is not None
+        yield gateway.stdout.readline().partition(" at ")[2].partition(" ")[0]
+        gateway.send_signal(signal.SIGINT)
+        assert gateway.wait(30) == 0
+    finally:
+        gateway.kill()
+        gateway.wait(30)

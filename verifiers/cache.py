@@ -24,9 +24,9 @@ from typing import Final
 import msgspec
 import structlog
 
+from safeladder.protocol.images import ImageError, has_images, images
 from safeladder.protocol.messages import Verdict
 from safeladder.verifiers.contract import Item, Verifier
-from safeladder.verifiers.images import ImageError, has_images, images
 
 KEPT: Final = ("ok", "abstain")
 _PATIENCE_S = 2.0  # for another process that writes
@@ -52,7 +52,7 @@ def key(verifier: Verifier, item: Item) -> bytes:
     kind, options, record = type(verifier), verifier.options, item.record
     extra = record.extra
     if has_images(record):
-        seen = [image.digest for image in images(record)]
+        seen = [image.hash for image in images(record)]
         extra = {name: value for name, value in extra.items() if name not in ("image", "images")} | {"images": seen}
     judged = [
         [kind.__module__, kind.__qualname__, verifier.name, verifier.version],

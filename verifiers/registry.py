@@ -50,7 +50,11 @@ JUDGES: dict[str, str] = {
 }
 
 
-BUILT_IN: dict[str, str] = {**RULES, **HEADS, **TRAINED, **JUDGES}
+# A judge by a public benchmark's labels, for evaluation; its option `rubric` names which.
+RUBRIC: dict[str, str] = {"rubric": "safeladder.verifiers.judges.rubric:Rubric"}
+
+
+BUILT_IN: dict[str, str] = {**RULES, **HEADS, **TRAINED, **JUDGES, **RUBRIC}
 
 
 class UnknownVerifier(LookupError):

@@ -32,6 +32,7 @@ from safeladder.actors.gateway.api import Api
 from safeladder.actors.gateway.desk import Desk
 from safeladder.actors.gateway.limits import Admission
 from safeladder.actors.gateway.requests import Bounds
+from safeladder.actors.interventions import Interventions
 from safeladder.launch.config import Config, ConfigError
 from safeladder.policies.finding import resolve
 from safeladder.protocol.transport import Link
@@ -46,7 +47,8 @@ class GatewayOptions(DeliberationOptions):
 
     concurrent_requests: at work at once. requests_per_minute: of one key; null: no limit. body_bytes: of a request.
     default_tokens, answer_tokens: of an answer where the client names no number, and the most it may name. choices: the most of `n`.
-    piece_tokens: sampled in one call before they are streamed. trees: searches that stay readable.
+    piece_tokens: sampled in one call before they are streamed. trees: searches that stay readable. sessions: of one owner, whose least
+    recently used goes first; session_idle_s: unused, after which one is gone.
     """
 
     host: str = "127.0.0.1"
@@ -60,6 +62,8 @@ class GatewayOptions(DeliberationOptions):
     choices: int = 8
     piece_tokens: int = 16
     trees: int = 256
+    sessions: int = 64
+    session_idle_s: float = 3600.0
 
 
 class Server:
@@ -84,15 +88,18 @@ class Server:
             options.trees,
             local,
         )
+        deliberation = Deliberation(options, config, link, tokenizer)
         self._api = Api(
             self.desk,
-            Deliberation(options, config, link, tokenizer),
+            deliberation,
             link,
             tokenizer,
             config.policy.prefix,
             Bounds(options.default_tokens, options.answer_tokens, options.choices),
             options.piece_tokens,
             context_of(folder),
+            Interventions(deliberation, link, tokenizer, options.sessions, options.session_idle_s),
+            config.policy.system,
         )
         self._socket = _bind(options.host, options.port)
         host, port = self._socket.getsockname()[:2]

@@ -20,7 +20,9 @@ from safeladder.actors.gateway.connections import EventStream, unless_gone
 from safeladder.actors.gateway.desk import Asked, Desk, as_error
 from safeladder.actors.gateway.policy_stream import News, PolicyStream
 from safeladder.actors.gateway.requests import Bounds, RequestError, Wanted, model_names, read
+from safeladder.actors.gateway.sessions import SessionRoutes
 from safeladder.actors.gateway.text import GrowingText, cut
+from safeladder.actors.interventions import Interventions
 from safeladder.actors.pools import Caller
 from safeladder.policies.search.registry import UnknownStrategy
 from safeladder.policies.search.tree import Node
@@ -49,9 +51,12 @@ class Api:
         bounds: Bounds,
         piece_tokens: int,
         context: int | None,
+        interventions: Interventions,
+        system: str | None,
     ) -> None:
         self.desk, self._deliberation, self._link, self._tokenizer = desk, deliberation, link, tokenizer
         self._prefix, self._bounds, self._piece, self._context = prefix, bounds, piece_tokens, context
+        self._sessions = SessionRoutes(desk, interventions, bounds, system, prefix, self._fits)
         self._since = int(time.time())
 
     def routes(self) -> list[Route]:
@@ -63,6 +68,7 @@ class Api:
             Route("/v1/models/{name}", serve(self._model), methods=["GET"]),
             Route("/v1/chat/completions", serve(self._chat, admitted=True), methods=["POST"]),
             Route("/v1/trees/{name}", serve(self._tree), methods=["GET"]),
+            *self._sessions.routes(),
         ]
 
     # ---------------------------------------------------------------------------------------------------- small ones
@@ -94,10 +100,10 @@ class Api:
 
     async def _tree(self, asked: Asked) -> Response:
         name = asked.request.path_params["name"]
-        answer = self.desk.tree(asked.owner, name)
-        if answer is None:
+        answered = self.desk.search(asked.owner, name)
+        if answered is None:
             raise RequestError(f"no search of the request {name!r} is kept here", status=404)
-        return Response(msgspec.json.encode(answer), media_type="application/json")
+        return Response(msgspec.json.encode(answered.answer), media_type="application/json")
 
     # ---------------------------------------------------------------------------------------------------------- chat
 
@@ -193,8 +199,9 @@ class Api:
     async def _by_search(self, asked: Asked, wanted: Wanted, reply: replies.Reply) -> Response:
         if wanted.stream:
             return self._streamed(asked, wanted, self._search_events(asked, wanted, reply))
-        answer = await unless_gone(asked.request.receive, self._deliberation.answer(asked.work, wanted.question))
-        self.desk.keep(asked, answer)
+        answered = await unless_gone(asked.request.receive, self._deliberation.answered(asked.work, wanted.question))
+        self.desk.keep(asked, answered)
+        answer = answered.answer
         text, finish = self._said(answer, wanted)
         usage = _spent(answer)
         self._finished(asked, wanted, usage)
@@ -205,7 +212,9 @@ class Api:
     ) -> AsyncGenerator[dict[str, Any] | None]:
         """Each judged step as it comes, for who asked for steps; the answer when it is decided. None where nothing came for long."""
         nodes: asyncio.Queue[Node | None] = asyncio.Queue()
-        searching = asyncio.create_task(self._deliberation.answer(asked.work, wanted.question, watch=nodes.put_nowait))
+        searching = asyncio.create_task(
+            self._deliberation.answered(asked.work, wanted.question, watch=nodes.put_nowait)
+        )
         searching.add_done_callback(lambda _: nodes.put_nowait(None))
         try:
             yield reply.chunk(0, {"role": "assistant", "content": ""})
@@ -219,11 +228,12 @@ class Api:
                     break
                 if wanted.steps:
                     yield reply.aside(step=node.record())
-            answer = searching.result()
+            answered = searching.result()
         finally:
             searching.cancel()
             await asyncio.wait({searching})
-        self.desk.keep(asked, answer)
+        self.desk.keep(asked, answered)
+        answer = answered.answer
         text, finish = self._said(answer, wanted)
         yield reply.chunk(0, {"content": text})
         yield reply.chunk(0, {}, finish)

@@ -18,13 +18,13 @@ from typing import Any, Final
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from safeladder.actors.deliberation import Answered
 from safeladder.actors.gateway import replies
 from safeladder.actors.gateway.access import Access, host_of, is_loopback
 from safeladder.actors.gateway.connections import Vanished, read_body
 from safeladder.actors.gateway.limits import Admission, Overloaded, Place
 from safeladder.actors.gateway.requests import RequestError
 from safeladder.policies.search.registry import UnknownStrategy
-from safeladder.protocol import messages as m
 from safeladder.protocol.transport import CallError, LinkError
 
 REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -58,7 +58,7 @@ class Desk:
         self.finished = self.refused = self.failed = self.vanished = 0
         self._body_bytes, self._most_trees, self._local = body_bytes, trees, local
         self._numbers = itertools.count()
-        self._trees: OrderedDict[tuple[str, str], m.Answer] = OrderedDict()
+        self._searches: OrderedDict[tuple[str, str], Answered] = OrderedDict()
 
     def serve(self, handler: Handler, admitted: bool = False) -> Callable[[Request], Awaitable[Response]]:
         """`handler` as an endpoint. `admitted`: it is work, and takes a place among the requests at work."""
@@ -91,14 +91,15 @@ class Desk:
             )
         return body
 
-    def keep(self, asked: Asked, answer: m.Answer) -> None:
+    def keep(self, asked: Asked, answered: Answered) -> None:
         """Remembers a search for its owner, the last ones only."""
-        self._trees[asked.owner, asked.id] = answer
-        while len(self._trees) > self._most_trees:
-            self._trees.popitem(last=False)
+        self._searches[asked.owner, asked.id] = answered
+        while len(self._searches) > self._most_trees:
+            self._searches.popitem(last=False)
 
-    def tree(self, owner: str, name: str) -> m.Answer | None:
-        return self._trees.get((owner, name))
+    def search(self, owner: str, name: str) -> Answered | None:
+        """The search that an owner's request of this id has made, while it is kept."""
+        return self._searches.get((owner, name))
 
     async def _let_in(self, request: Request, name: str, handler: Handler, admitted: bool) -> Response:
         if self._local and not is_loopback(host_of(request.headers.get("host", ""))):

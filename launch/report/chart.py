@@ -59,7 +59,7 @@ def curves(
 
 @dataclass(frozen=True)
 class Walk:
-    """Points of a trajectory. x, y: [n]; low, high: [n] bounds of y; labels: [n]."""
+    """Points of a trajectory. x, y: [n]; low, high: [n] bounds of y; labels: [n]. left, right: [n] bounds of x, where there are any."""
 
     name: str
     x: Floats
@@ -68,6 +68,8 @@ class Walk:
     high: Floats
     labels: Sequence[str]
     colour: int = 0
+    left: Floats | None = None
+    right: Floats | None = None
 
 
 def trajectory(walks: Sequence[Walk], x_name: str, y_name: str, enlarged: bool = False) -> str:
@@ -123,7 +125,7 @@ class _Plane:
 
 
 def _around(walks: Sequence[Walk]) -> _Plane:
-    xs = np.concatenate([walk.x for walk in walks])
+    xs = np.concatenate([side for walk in walks for side in (walk.x, walk.left, walk.right) if side is not None])
     ys = np.concatenate([np.concatenate([walk.y, walk.low, walk.high]) for walk in walks])
     size = 1.15 * max(float(np.ptp(xs)), float(np.ptp(ys)), 0.05)
     corner = [float(values.min() + values.max() - size) / 2 for values in (xs, ys)]
@@ -139,6 +141,9 @@ def _walked(walk: Walk, plane: _Plane) -> str:
         _, low = plane.place(0, walk.low[index])
         _, high = plane.place(0, walk.high[index])
         parts.append(f'<path class="whisker {colour}" d="M{x:.1f} {low:.1f}V{high:.1f}"/>')
+        if walk.left is not None and walk.right is not None:
+            (left, _), (right, _) = plane.place(walk.left[index], 0), plane.place(walk.right[index], 0)
+            parts.append(f'<path class="whisker {colour}" d="M{left:.1f} {y:.1f}H{right:.1f}"/>')
         last = index == len(spots) - 1
         kind = "last" if last else "first" if index == 0 else "dot"
         label = escape(f"{walk.name}, {walk.labels[index]}")

@@ -33,7 +33,7 @@ def overview(views: Sequence[RunView]) -> str:
                 _change(view.steps.column("unsafe_rate")) if len(unsafe) else "-",
                 round(float(np.nansum(view.steps.column("tokens")))),
                 sum(process.restarts for process in view.processes.values()),
-                f"{view.lines.total} ({view.unreadable} unreadable)",
+                f"{view.lines} ({view.unreadable} unreadable)",
             ]
         )
     head = (

@@ -33,12 +33,12 @@ class Group(Struct):
 
 
 class Judged:
-    """texts: whether prompts and answers are kept too."""
+    """texts: whether prompts and answers are kept too. bar: groups whose hash is not below it are not in the sample."""
 
     def __init__(self, texts: bool = False) -> None:
         self.texts = texts
         self._most = WITH_TEXTS if texts else GROUPS
-        self._bar = 1 << 32
+        self.bar = 1 << 32
         self.groups: dict[str, Group] = {}
 
     def judge(self, identity: str, verdicts: dict[str, Columns]) -> None:
@@ -69,14 +69,14 @@ class Judged:
         return found
 
     def _group(self, identity: str) -> Group | None:
-        if zlib.crc32(identity.encode()) >= self._bar:
+        if zlib.crc32(identity.encode()) >= self.bar:
             return None
         found = self.groups.get(identity)
         if found is None:
             found = self.groups[identity] = Group()
             while len(self.groups) > self._most:
-                self._bar //= 2
+                self.bar //= 2
                 self.groups = {
-                    name: group for name, group in self.groups.items() if zlib.crc32(name.encode()) < self._bar
+                    name: group for name, group in self.groups.items() if zlib.crc32(name.encode()) < self.bar
                 }
         return self.groups.get(identity)

@@ -1,72 +1,86 @@
-"""The lines of a run's logs as bytes, each with the name of its event, so that what nobody asks for is never decoded.
+"""Which parts of a run's logs have not been read yet: whole lines only, also across a rotation.
 
-Reads what is new since the last call, also across a rotation: a file is remembered by its device and inode. Memory is one read
-buffer, however long the logs are.
+A file is remembered by its device and inode, not by its name. A last line without its end is left for the next call.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final
 
 from safeladder.launch.events import files
 
-_MARK: Final = b'"event":"'
-_QUIET: Final = (b'"level":"info"', b'"level":"debug"')
-_HEAD: Final = 200  # bytes in which our own lines carry level and event
-_BUFFER: Final = 1 << 20
+BLOCK: Final = 8 << 20  # bytes of a piece, or one line where that is longer
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Whole lines from `begin` to `end` (bytes) of a file that is open for as long as the piece is the newest one given."""
+
+    file: BinaryIO
+    begin: int
+    end: int
+
+    def read(self) -> bytes:
+        return os.pread(self.file.fileno(), self.end - self.begin, self.begin)
+
+    @property
+    def path(self) -> str:
+        """Leads to this very file, whatever it is called meanwhile, for other processes of this user too."""
+        return f"/proc/{os.getpid()}/fd/{self.file.fileno()}"
 
 
 class Lines:
-    """Follows the `*.jsonl` files of a folder and their closed segments `*.jsonl.N`.
+    """Follows the `*.jsonl` files of a folder and their closed segments `*.jsonl.N`."""
 
-    wanted: names of the events to give. Lines of the levels warning and error are given whatever they are called. A last line
-    without its end is left for the next call. total: lines met so far, those passed over included.
-    """
-
-    def __init__(self, folder: Path, wanted: Collection[bytes]) -> None:
-        self._folder, self._wanted = folder, frozenset(wanted)
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._offsets: dict[tuple[int, int], int] = {}
-        self.total = 0
-        self.bytes_read = 0
 
-    def size(self) -> int:
-        """Bytes of all files as they are now, those already read included."""
-        return sum(path.stat().st_size for path in files(self._folder))
-
-    def read(self) -> Iterator[tuple[bytes, bytes, bool]]:
-        """(name of the event, the line, whether it is a warning or an error) of each new line that is wanted; file by file."""
+    def fresh_bytes(self) -> int:
+        """How much has been written since it was read."""
+        total = 0
         for path in files(self._folder):
             try:
-                file = path.open("rb", buffering=_BUFFER)
+                status = path.stat()
+            except FileNotFoundError:  # rotated away since it was listed
+                continue
+            known = self._offsets.get((status.st_dev, status.st_ino), 0)
+            total += status.st_size - known if known <= status.st_size else status.st_size
+        return total
+
+    def pieces(self) -> Iterator[Piece]:
+        """What is new, file by file, each from its beginning to its end. A piece that was given counts as read."""
+        for path in files(self._folder):
+            try:
+                file = path.open("rb", buffering=0)
             except FileNotFoundError:  # rotated away since it was listed; the next call finds it under its new name
                 continue
-            with file:
-                status = os.fstat(file.fileno())
-                key = (status.st_dev, status.st_ino)
-                if self._offsets.get(key, 0) > status.st_size:  # a new file with the number of one that is gone
-                    self._offsets[key] = 0
-                if self._offsets.get(key, 0) < status.st_size:
-                    yield from self._new(file, key)
+            status = os.fstat(file.fileno())
+            key = (status.st_dev, status.st_ino)
+            begin = self._offsets.get(key, 0)
+            if begin > status.st_size:  # a new file with the number of one that is gone
+                begin = 0
+            while (end := _whole(file.fileno(), begin, status.st_size)) > begin:
+                self._offsets[key] = end
+                yield Piece(file, begin, end)
+                begin = end
 
-    def _new(self, file: BinaryIO, key: tuple[int, int]) -> Iterator[tuple[bytes, bytes, bool]]:
-        offset = self._offsets.get(key, 0)
-        file.seek(offset)
-        wanted, mark, after = self._wanted, _MARK, len(_MARK)
-        info, debug = _QUIET
-        try:
-            for line in file:
-                if line[-1] != 10:
-                    break
-                offset += len(line)
-                self.total += 1
-                self.bytes_read += len(line)
-                begin = line.find(mark) + after
-                name = line[begin : line.find(b'"', begin)] if begin >= after else b""
-                loud = line.find(info, 0, _HEAD) < 0 and line.find(debug, 0, _HEAD) < 0
-                if loud or name in wanted:
-                    yield name, line, loud
-        finally:  # also where the reader stops in between
-            self._offsets[key] = offset
+
+def _whole(file: int, begin: int, size: int) -> int:
+    """The end of the last whole line within a block from `begin`, or of the first line where that is longer; `begin` if there is none."""
+    end = min(begin + BLOCK, size)
+    at = end
+    while at > begin:  # back to the last end of a line, usually at once
+        low = max(begin, at - 4096)
+        if (found := os.pread(file, at - low, low).rfind(b"\n")) >= 0:
+            return low + found + 1
+        at = low
+    while part := os.pread(file, 1 << 20, end):  # a line longer than a block: on to its end
+        if (found := part.find(b"\n")) >= 0:
+            return end + found + 1
+        end += len(part)
+    return begin

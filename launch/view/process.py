@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
-from itertools import chain
 from typing import Final
 
 import numpy as np
@@ -13,7 +13,7 @@ from safeladder.launch.view.series import BATCH, Changes, Timeline, Worked
 WAITING: Final = "waiting"
 GENERATING: Final = "generating"
 ACTIVITIES: Final = (GENERATING, WAITING, "training", "publishing", "saving", "loading weights", "working")
-_CODES: Final = {name: code for code, name in enumerate(ACTIVITIES)}
+CODES: Final = {name: code for code, name in enumerate(ACTIVITIES)}
 STATES_KEPT: Final = 256
 LENGTH_BINS: Final = 64
 
@@ -53,7 +53,7 @@ class ProcessView:
         self._tokens, self._works = Timeline(), Timeline()
         self._lengths = Histogram()
         self._began, self._ended = np.inf, -np.inf
-        self._fresh: list[tuple[int, float, float, float, float]] = []
+        self._fresh = array("d")
 
     @property
     def role(self) -> str:
@@ -68,8 +68,14 @@ class ProcessView:
 
     def did(self, activity: str, begin: float, end: float, tokens: float = 0.0, works: float = 0.0) -> None:
         """A stretch of an activity, and what came of it. Several at a time count once."""
-        self._fresh.append((_CODES[activity], begin, end, tokens, works))
-        if len(self._fresh) >= BATCH:
+        self._fresh.extend((CODES[activity], begin, end, tokens, works))
+        if len(self._fresh) >= 5 * BATCH:
+            self._settle()
+
+    def did_all(self, rows: bytes) -> None:
+        """float64 [n, 5]: code of the activity, begin, end, tokens, works."""
+        self._fresh.frombytes(rows)
+        if len(self._fresh) >= 5 * BATCH:
             self._settle()
 
     def state(self, moment: float | None = None) -> tuple[str, str]:
@@ -127,16 +133,15 @@ class ProcessView:
     def _settle(self) -> None:
         if not self._fresh:
             return
-        flat = np.fromiter(chain.from_iterable(self._fresh), np.float64, 5 * len(self._fresh))
-        codes, begins, ends, tokens, works = flat.reshape(-1, 5).T
-        self._fresh = []
+        codes, begins, ends, tokens, works = np.array(self._fresh).reshape(-1, 5).T
+        self._fresh = array("d")
         self._began, self._ended = min(self._began, float(begins.min())), max(self._ended, float(ends.max()))
         for code in np.unique(codes):
             name, mine = ACTIVITIES[int(code)], codes == code
             self._activities.setdefault(name, Worked()).work(begins[mine], ends[mine])
-        work = codes != _CODES[WAITING]
+        work = codes != CODES[WAITING]
         self._busy.work(begins[work], ends[work])
         for timeline, amounts in ((self._tokens, tokens), (self._works, works)):
             made = amounts > 0
             timeline.add(begins[made], ends[made], amounts[made])
-        self._lengths.add(tokens[codes == _CODES[GENERATING]].astype(np.int64))
+        self._lengths.add(tokens[codes == CODES[GENERATING]].astype(np.int64))

@@ -219,6 +219,12 @@ class Changes:
         self._times.append(at)
         self._values.append(value)
 
+    def set_all(self, pairs: bytes) -> None:
+        """float64 [n, 2]: when and what, one after the other."""
+        flat = array("d", pairs)
+        for at, value in zip(flat[::2], flat[1::2], strict=True):
+            self.set(at, value)
+
     def at(self, moment: float | None) -> float | None:
         """None before the first; the newest where no moment is given."""
         count = len(self._times)

@@ -137,7 +137,7 @@ def _told(view: RunView, at: float) -> dict[str, Any]:
         if (leases := process.leases.at(at)) is not None
     }
     waiting = {queue: int(depth) for queue, changes in view.waiting.items() if (depth := changes.at(at)) is not None}
-    return {"waiting": waiting, "workers": workers, "dead": view.status.dead if view.status else None}
+    return {"waiting": waiting, "workers": workers, "dead": view.dead}
 
 
 def _named(view: RunView, prefix: str, rows: int) -> dict[str, float | None]:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 import numpy as np
 
-from safeladder.launch.view import records
+from safeladder.launch.view import readers, records
 from safeladder.launch.view.advice import Warnings
+from safeladder.launch.view.digest import Digest, Digester, Slow, keep_slowest
 from safeladder.launch.view.judged import Judged
 from safeladder.launch.view.lines import Lines
-from safeladder.launch.view.process import GENERATING, WAITING, ProcessView
+from safeladder.launch.view.process import WAITING, ProcessView
 from safeladder.launch.view.series import Changes, Table
 
-SLOWEST: Final = 20
+STATES_AT_FULL: Final = 256 << 20  # bytes of a log up to which each line of the hub's state is decoded
 AGES: Final = 32  # ages of 31 and more are counted together
 MAX_PROCESSES: Final = 4096
 
@@ -33,21 +33,8 @@ _STATES: Final = {
     "process.stalled": "stalled",
 }
 _ENDED: Final = ("exited", "failed")
-_SERVED: Final = ("moved", "finished", "ended")
-_LOG_THEIR_OWN: Final = ("generator", "learner")
 Handler = tuple[Callable[[bytes], Any], Callable[[Any], None]]  # decodes a line, takes in what it says
 _RUN: Final = ("run.started", "run.draining", "run.stopping", "run.finished", "run.killed")
-
-
-class Slow(msgspec.Struct, order=True):
-    """A group that took long to generate. at: when it was done."""
-
-    seconds: float
-    id: str
-    tokens: int
-    at: float
-    process: str
-    oldest: int | None
 
 
 class RunView:
@@ -61,7 +48,7 @@ class RunView:
         self.steps_asked: int | None = None
         self.processes: dict[str, ProcessView] = {}
         self.warnings = Warnings()
-        self.status: records.Status | None = None
+        self.dead: int | None = None  # works set aside, as the hub said last
         self.waiting: dict[str, Changes] = {}  # queue -> works that waited in it
         self.run_state, self.run_reason = "no log yet", ""
         self._began, self._ended = math.inf, -math.inf
@@ -73,23 +60,61 @@ class RunView:
         self._any = msgspec.json.Decoder(dict[str, Any])
         self._speakers: dict[tuple[str, int], ProcessView] = {}
         self._handlers = self._table()
-        self.lines = Lines(path / "logs", self._handlers)
+        self.lines = 0
+        self._lines = Lines(path / "logs")
+        self._digester = Digester(self._handlers)
 
     def read(self, on_progress: Callable[[float], None] | None = None) -> None:
-        """Takes in the new lines. on_progress is told the share that has been read, now and then."""
-        size = max(1, self.lines.size()) if on_progress else 1
-        handlers = self._handlers
-        for count, (name, line, loud) in enumerate(self.lines.read()):
+        """Takes in the new lines. on_progress is told the share that has been read, now and then. Raises ReadersError."""
+        size, done = self._lines.fresh_bytes(), 0
+        for digest in self._digests(size):
+            self._take(digest)
+            done += digest.size
+            if on_progress:
+                on_progress(min(1.0, done / max(1, size)))
+
+    def _digests(self, size: int) -> Iterator[Digest]:
+        if size < readers.WORTHWHILE:
+            for piece in self._lines.pieces():
+                yield self._digester.digest(piece.read(), self.judged.bar)
+        else:
+            stride = 1 + size // STATES_AT_FULL  # beyond that, more states than `Changes` keeps
+            yield from readers.digests(self._lines.pieces(), list(self._handlers), stride, lambda: self.judged.bar)
+
+    def _take(self, digest: Digest) -> None:
+        self.lines += digest.lines
+        self.unreadable += digest.unreadable
+        for told in digest.told:
             try:
-                if loud:
-                    self._warning(self._any.decode(line))
-                if name in handlers:
-                    decode, take = handlers[name]
-                    take(decode(line))
+                if told.loud:
+                    self._warning(self._any.decode(told.line))
+                if told.event:
+                    decode, take = self._handlers[told.event]
+                    take(decode(told.line))
             except (msgspec.DecodeError, ValueError, OverflowError, KeyError):
                 self.unreadable += 1
-            if on_progress and count % 20000 == 0:
-                on_progress(min(1.0, self.lines.bytes_read / size))
+        self._take_status(digest)
+        for name, rows in digest.did.items():
+            self.process(name).did_all(rows)
+        for name, pairs in digest.versions.items():
+            self.process(name).version.set_all(pairs)
+        for row in digest.slowest:
+            keep_slowest(self._slowest, row)
+
+    def _take_status(self, digest: Digest) -> None:
+        """What the hub has told every two seconds: it grows to a few thousand changes a worker, and no further."""
+        if digest.span is None:
+            return
+        for at in digest.span:
+            self._time(at)
+        self.dead = digest.dead
+        for queue, pairs in digest.depths.items():
+            self.waiting.setdefault(queue, Changes()).set_all(pairs)
+        for name, queues in digest.queues.items():
+            process = self.process(name)
+            process.queues = queues
+            process.leases.set_all(digest.leases[name])
+            process.credits.set_all(digest.credits[name])
 
     @property
     def slowest(self) -> list[Slow]:
@@ -135,15 +160,10 @@ class RunView:
         change, loaded, run = (records.decoder(kind) for kind in (records.Change, records.Loaded, records.RunChange))
         found: dict[bytes, Handler] = {
             b"step.completed": (records.decoder(records.Step), self._step),
-            b"group.generated": (records.decoder(records.Generated), self._generated),
-            b"weights.loaded": (loaded, self._loaded),
             b"engine.started": (loaded, self._loaded),
             b"learner.ready": (loaded, self._loaded),
             b"checkpoint.committed": (records.decoder(records.Saved), self._saved),
-            b"work.handled": (records.decoder(records.Handled), self._handled),
-            b"work.hops": (records.decoder(records.Hops), self._hops),
             b"group.judged": (records.decoder(records.JudgedGroup), self._judged),
-            b"hub.status": (records.decoder(records.Status), self._status),
         }
         if self.judged.texts:
             found[b"group.texts"] = (records.decoder(records.Texts), self._told)
@@ -184,16 +204,6 @@ class RunView:
         if step.published is not None:
             learner.version.set(at, step.published)
 
-    def _generated(self, group: records.Generated) -> None:
-        """Most lines of a log are of this kind: it has to be quick."""
-        at, seconds = group.at, group.seconds
-        self._speaker(group).did(GENERATING, at - seconds, at, group.tokens, 1.0)
-        if len(self._slowest) < SLOWEST or seconds > self._slowest[0].seconds:
-            oldest = min(group.versions, default=None)
-            row = Slow(seconds, group.id, group.tokens, at, group.process, oldest)
-            push = heapq.heappush if len(self._slowest) < SLOWEST else heapq.heapreplace
-            push(self._slowest, row)
-
     def _loaded(self, loaded: records.Loaded) -> None:
         process, at = self._speaker(loaded), loaded.at
         if loaded.version is not None:
@@ -205,42 +215,11 @@ class RunView:
         at = saved.at
         self._speaker(saved).did("saving", at - saved.seconds, at)
 
-    def _handled(self, work: records.Handled) -> None:
-        """A generator says the same, and more, in `group.generated`."""
-        at, process = work.at, self._speaker(work)
-        if process.role not in _LOG_THEIR_OWN:
-            process.did("working", at - work.seconds, at, works=1.0)
-
-    def _hops(self, hops: records.Hops) -> None:
-        """Times of the rows are on the hub's clock; the line itself has both."""
-        offset = hops.at - hops.mono_ns / 1e9
-        for hop in hops.rows:
-            if hop.do not in _SERVED or not hop.by:
-                continue
-            process = self.process(hop.by)
-            if process.role not in _LOG_THEIR_OWN:
-                at = hop.at + offset
-                process.did("working", at - hop.service_s, at, works=1.0)
-
     def _judged(self, group: records.JudgedGroup) -> None:
         self.judged.judge(group.id, group.verdicts)
 
     def _told(self, group: records.Texts) -> None:
         self.judged.tell(group.id, group.prompt, group.answers)
-
-    def _status(self, status: records.Status) -> None:
-        """Once in two seconds: what is kept of it grows to a few thousand changes a worker, and no further."""
-        at = self._time(status.at)
-        self.status = status
-        for queue, depth in status.waiting.items():
-            self.waiting.setdefault(queue, Changes()).set(at, depth)
-        for name, worker in status.workers.items():
-            if name.startswith(("launcher/", "client/")):  # they take no work
-                continue
-            process = self.process(name)
-            process.queues = worker.queues
-            process.leases.set(at, worker.leases)
-            process.credits.set(at, worker.credit)
 
     def _change(self, change: records.Change) -> None:
         at, process = self._time(change.at), self.process(change.about)

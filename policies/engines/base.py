@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from safeladder.protocol.images import Image
 from safeladder.protocol.messages import Lane, Sampling
 
 Finish = Literal["stop", "length", "abort"]
@@ -80,6 +81,12 @@ class Capabilities:
     images: bool = False
 
 
+def refuse_images(images: Sequence[Image]) -> None:
+    """For engines without: raises ValueError where there are some."""
+    if images:
+        raise ValueError("request refused: this engine takes no images")
+
+
 class Engine(ABC):
     """One copy of the policy that generates. Called from one asyncio loop; every await's deadline is the caller's.
 
@@ -134,6 +141,7 @@ class Engine(ABC):
         priority: int = 0,
         request: str | None = None,
         begun: Sequence[GeneratedSequence] = (),
+        images: Sequence[Image] = (),
     ) -> AsyncGenerator[Chunk]:
         """Samples `sampling.samples` completions of `prompt_ids`; chunks of different samples come as they are made.
 
@@ -144,8 +152,10 @@ class Engine(ABC):
         (`max_new_tokens` includes them) and are not repeated in the chunks; one whose `finish` is not "abort" is complete.
         To continue from a prefix that is not the sample's own (a step of a search), put it at the end of `prompt_ids`.
 
+        `images` are shown at the image tokens of `prompt_ids`, in order; there are as many tokens as the policy makes of them.
+
         Raises ValueError for a request that could never be served (empty prompt, token id outside the vocabulary, too
-        long, too many samples, an option that this engine lacks), EngineError otherwise.
+        long, too many samples, images that it cannot take, an option that this engine lacks), EngineError otherwise.
         """
 
     @abstractmethod
@@ -155,7 +165,11 @@ class Engine(ABC):
 
     @abstractmethod
     async def score(
-        self, prompt_ids: Sequence[int], completion_ids: Sequence[int], temperature: float = 1.0
+        self,
+        prompt_ids: Sequence[int],
+        completion_ids: Sequence[int],
+        temperature: float = 1.0,
+        images: Sequence[Image] = (),
     ) -> list[float]:
         """ln p of each token of `completion_ids` after `prompt_ids` and the tokens before it, under the present weights,
         at `temperature` (> 0) and without truncation. Raises as `stream` does."""
@@ -205,13 +219,16 @@ class Engine(ABC):
         priority: int = 0,
         request: str | None = None,
         begun: Sequence[GeneratedSequence] = (),
+        images: Sequence[Image] = (),
     ) -> list[GeneratedSequence]:
         """What `stream` brings, put together: one sequence a sample, in order, each with what was `begun` of it."""
         sequences = [
             GeneratedSequence(list(start.token_ids), list(start.logprobs), list(start.versions), start.finish)
             for start in begun or [GeneratedSequence() for _ in range(sampling.samples)]
         ]
-        chunks = self.stream(prompt_ids, sampling, lane=lane, priority=priority, request=request, begun=begun)
+        chunks = self.stream(
+            prompt_ids, sampling, lane=lane, priority=priority, request=request, begun=begun, images=images
+        )
         async for chunk in chunks:
             sequences[chunk.sample].extend(chunk)
         return sequences

@@ -28,8 +28,17 @@ from typing import Any, Final, TypeVar
 import structlog
 
 from safeladder.policies import weights
-from safeladder.policies.engines.base import CachePolicy, Chunk, Engine, EngineError, Finish, GeneratedSequence
+from safeladder.policies.engines.base import (
+    CachePolicy,
+    Chunk,
+    Engine,
+    EngineError,
+    Finish,
+    GeneratedSequence,
+    refuse_images,
+)
 from safeladder.policies.engines.outline import Outline
+from safeladder.protocol.images import Image
 from safeladder.protocol.messages import LANES, Lane, Sampling
 
 LANE_WIDTH: Final = 2**40  # priorities of one lane lie this far from those of the next
@@ -188,7 +197,9 @@ class ClientEngine(Engine):
         priority: int = 0,
         request: str | None = None,
         begun: Sequence[GeneratedSequence] = (),
+        images: Sequence[Image] = (),
     ) -> AsyncGenerator[Chunk]:
+        refuse_images(images)
         self._usable()
         prompt = [int(token) for token in prompt_ids]
         refusal = self._refuse(prompt, sampling, lane, begun)
@@ -326,8 +337,13 @@ class ClientEngine(Engine):
                         sample.task.cancel()
 
     async def score(
-        self, prompt_ids: Sequence[int], completion_ids: Sequence[int], temperature: float = 1.0
+        self,
+        prompt_ids: Sequence[int],
+        completion_ids: Sequence[int],
+        temperature: float = 1.0,
+        images: Sequence[Image] = (),
     ) -> list[float]:
+        refuse_images(images)
         self._usable()
         prompt, completion = [int(t) for t in prompt_ids], [int(t) for t in completion_ids]
         if temperature <= 0:

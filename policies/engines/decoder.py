@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache
 
 from safeladder.policies import weights
 from safeladder.policies.engines.cache import BatchCache
+from safeladder.policies.vision import Picture
 
 States = list[Tensor]
 
@@ -46,9 +47,11 @@ class Decoder(ABC):
         """Tokens of the longest row in the cache, which is what every row takes up."""
 
     @abstractmethod
-    def extend(self, parts: Sequence[tuple[Sequence[int], States]]) -> tuple[list[States], Tensor]:
+    def extend(
+        self, parts: Sequence[tuple[Sequence[int], States]], pictures: Mapping[int, Picture] | None = None
+    ) -> tuple[list[States], Tensor]:
         """For each (token ids, states of what stands before them): the states of both together; and logits [parts, V]
-        after the last token of each. No part is empty."""
+        after the last token of each. No part is empty. `pictures`: what the ids of images name; no image is cut by states."""
 
     @abstractmethod
     def join(self, rows: Sequence[States]) -> None:
@@ -92,7 +95,9 @@ class TransformersDecoder(Decoder):
     def columns(self) -> int:
         return self._cache.columns
 
-    def extend(self, parts: Sequence[tuple[Sequence[int], States]]) -> tuple[list[States], Tensor]:
+    def extend(
+        self, parts: Sequence[tuple[Sequence[int], States]], pictures: Mapping[int, Picture] | None = None
+    ) -> tuple[list[States], Tensor]:
         found = [self._extend(ids, before) for ids, before in parts]
         return [states for states, _ in found], torch.cat([logits for _, logits in found])
 

@@ -22,6 +22,7 @@ from torch.nn import functional
 from safeladder.policies import weights
 from safeladder.policies.engines.decoder import Decoder, States, tokens
 from safeladder.policies.engines.products import Product, prepared
+from safeladder.policies.vision import Picture
 
 FAMILY: Final = frozenset({"LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM"})
 FIXED_ROPE: Final = frozenset({"default", "linear", "llama3", "yarn"})  # angles that do not depend on the length
@@ -126,7 +127,9 @@ class LlamaDecoder(Decoder):
 
     # ------------------------------------------------------------------------------------------------------- prompts
 
-    def extend(self, parts: Sequence[tuple[Sequence[int], States]]) -> tuple[list[States], Tensor]:
+    def extend(
+        self, parts: Sequence[tuple[Sequence[int], States]], pictures: Mapping[int, Picture] | None = None
+    ) -> tuple[list[States], Tensor]:
         states: list[States] = []
         logits: list[Tensor] = []
         pack: list[tuple[Sequence[int], States]] = []

@@ -32,15 +32,16 @@ def create(
 
     Raises EngineError for a name that leads to no engine, naming the known ones, and for an option that it does not have.
     """
-    kind = _kind(name)
+    engine = kind(name)
     limits = {"max_sequences": max_sequences, "max_tokens": max_tokens}
     try:
-        return kind.open(path, version=version, dtype=dtype, device=device, **limits, **(options or {}))
+        return engine.open(path, version=version, dtype=dtype, device=device, **limits, **(options or {}))
     except TypeError as error:
         raise EngineError(f"the engine {name!r} does not take these options: {error}") from error
 
 
-def _kind(name: str) -> type[Engine]:
+def kind(name: str) -> type[Engine]:
+    """The class of the engine `name`. Raises EngineError."""
     place = ENGINES.get(name, name)
     module, separator, attribute = place.partition(":")
     if not separator:
@@ -48,9 +49,9 @@ def _kind(name: str) -> type[Engine]:
             f"no engine {name!r}; there are {', '.join(sorted(ENGINES))}, and module:Class for one of your own"
         )
     try:
-        kind = getattr(importlib.import_module(module), attribute)
+        found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise EngineError(f"the engine {name!r} cannot be imported: {error}") from error
-    if not (isinstance(kind, type) and issubclass(kind, Engine)):
+    if not (isinstance(found, type) and issubclass(found, Engine)):
         raise EngineError(f"{place} is not an Engine")
-    return kind
+    return found

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from safeladder.policies.engines.base import Chunk, Finish, GeneratedSequence
 from safeladder.protocol.messages import LANES, Lane, Sampling
+
+if TYPE_CHECKING:
+    from safeladder.policies.vision import Picture
 
 
 @dataclass(slots=True, eq=False)
@@ -51,7 +55,8 @@ class Row:
 
 @dataclass(slots=True, eq=False)
 class Request:
-    """`begun`: what another engine made of the samples, see `Engine.stream`; one for each, or none at all."""
+    """`begun`: what another engine made of the samples, see `Engine.stream`; one for each, or none at all. `pictures`: what the image
+    tokens of `prompt_ids` name."""
 
     name: str
     prompt_ids: list[int]
@@ -59,6 +64,7 @@ class Request:
     lane: Lane
     priority: int = 0
     begun: Sequence[GeneratedSequence] = ()
+    pictures: Mapping[int, Picture] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
 
     def __post_init__(self) -> None:

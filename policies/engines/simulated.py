@@ -21,9 +21,18 @@ from typing import Any, ClassVar, Final
 import structlog
 
 from safeladder.policies import weights
-from safeladder.policies.engines.base import CachePolicy, Capabilities, Chunk, Engine, EngineError, GeneratedSequence
+from safeladder.policies.engines.base import (
+    CachePolicy,
+    Capabilities,
+    Chunk,
+    Engine,
+    EngineError,
+    GeneratedSequence,
+    refuse_images,
+)
 from safeladder.policies.engines.requests import Request, Row, Waiting
 from safeladder.policies.engines.sampling import uniform
+from safeladder.protocol.images import Image
 from safeladder.protocol.messages import LANES, Lane, Sampling
 
 log = structlog.get_logger()
@@ -124,7 +133,9 @@ class SimulatedEngine(Engine):
         priority: int = 0,
         request: str | None = None,
         begun: Sequence[GeneratedSequence] = (),
+        images: Sequence[Image] = (),
     ) -> AsyncGenerator[Chunk]:
+        refuse_images(images)
         self._alive()
         self._check(prompt_ids, sampling, lane, begun)
         name = request if request is not None else f"request-{next(self._names)}"
@@ -154,8 +165,13 @@ class SimulatedEngine(Engine):
                 self._abort(asked)
 
     async def score(
-        self, prompt_ids: Sequence[int], completion_ids: Sequence[int], temperature: float = 1.0
+        self,
+        prompt_ids: Sequence[int],
+        completion_ids: Sequence[int],
+        temperature: float = 1.0,
+        images: Sequence[Image] = (),
     ) -> list[float]:
+        refuse_images(images)
         self._alive()
         if not prompt_ids or temperature <= 0:
             raise ValueError("request refused: a score needs a prompt and a temperature above 0")

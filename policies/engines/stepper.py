@@ -29,6 +29,8 @@ from safeladder.policies.engines.llama import LlamaDecoder, serves
 from safeladder.policies.engines.prefixes import Prefixes, agreeing
 from safeladder.policies.engines.requests import Request, Row, Waiting
 from safeladder.policies.engines.sampling import draw, uniform
+from safeladder.policies.engines.vision_decoder import VisionDecoder
+from safeladder.policies.vision import FAMILIES, Layout, Picture
 from safeladder.protocol.messages import Sampling
 
 # A byte-level token may hold a quarter of a character, so a stop string spans at most this many a character.
@@ -68,7 +70,11 @@ class Stepper:
         self.vocabulary = int(model.get_input_embeddings().num_embeddings)
         self.context = int(getattr(text, "max_position_embeddings", 0) or max_tokens)
         self.stop_ids = _stop_ids(model, tokenizer)
-        self.decoder: Decoder = LlamaDecoder(model) if serves(model) else TransformersDecoder(model)
+        self.decoder: Decoder
+        if model.config.model_type in FAMILIES:
+            self.decoder = VisionDecoder(model)
+        else:
+            self.decoder = LlamaDecoder(model) if serves(model) else TransformersDecoder(model)
         self.prefixes = Prefixes(self.prefix_tokens)
         self.waiting = Waiting()
         self.rows: list[Row] = []
@@ -158,12 +164,18 @@ class Stepper:
         }
 
     @torch.inference_mode()
-    def score(self, prompt_ids: Sequence[int], completion_ids: Sequence[int], temperature: float) -> list[float]:
+    def score(
+        self,
+        prompt_ids: Sequence[int],
+        completion_ids: Sequence[int],
+        temperature: float,
+        pictures: Mapping[int, Picture] | None = None,
+    ) -> list[float]:
         """See `Engine.score`. The logits [completion, V] exist at once, in the model's own type."""
-        ids = [*prompt_ids, *completion_ids]
-        logits = self.model(
-            input_ids=self._tensor([ids[:-1]]), use_cache=False, logits_to_keep=len(completion_ids)
-        ).logits[0]
+        ids = [*prompt_ids, *completion_ids][:-1]
+        layout = Layout(self.model, pictures)
+        inputs = layout.inputs(ids, layout.positions(ids)[0])
+        logits = self.model(**inputs, use_cache=False, logits_to_keep=len(completion_ids)).logits[0]
         chosen = self._tensor(list(completion_ids))[:, None]
         self.statistics["scored_tokens"] += len(completion_ids)
         found: list[Tensor] = [
@@ -213,10 +225,13 @@ class Stepper:
         for request in requests:
             ids = request.prompt_ids
             self._offer_rows(ids)
-            befores.append(self.prefixes.find(ids, len(ids) - 1))  # the last token's logits are asked for
+            before = self.prefixes.find(ids, len(ids) - 1)  # the last token's logits are asked for
+            if (whole := _whole(ids, tokens(before))) < tokens(before):
+                before = split(before, 0, whole) if whole else []
+            befores.append(before)
             self.statistics["prompt_tokens"] += len(ids)
             self.statistics["cached_prompt_tokens"] += tokens(befores[-1])
-        prompts, logits = self._fill([request.prompt_ids for request in requests], befores)
+        prompts, logits = self._fill(requests, befores)
         for request, states in zip(requests, prompts, strict=True):
             self.prefixes.insert(request.prompt_ids, partial(split, states))
         self.statistics["prefill_s"] += time.perf_counter() - start
@@ -229,9 +244,10 @@ class Stepper:
         )
         self.statistics["peak_rows"] = max(self.statistics["peak_rows"], len(self.rows))
 
-    def _fill(self, ids: Sequence[list[int]], befores: Sequence[States]) -> tuple[list[States], Tensor]:
+    def _fill(self, requests: Sequence[Request], befores: Sequence[States]) -> tuple[list[States], Tensor]:
         return self.decoder.extend(
-            [(all_[tokens(before) :], before) for all_, before in zip(ids, befores, strict=True)]
+            [(each.prompt_ids[tokens(before) :], before) for each, before in zip(requests, befores, strict=True)],
+            {name: picture for request in requests for name, picture in request.pictures.items()},
         )
 
     def _join(self, rows: list[Row], prompts: Mapping[int, States]) -> None:
@@ -254,7 +270,7 @@ class Stepper:
         rows, requests = self.rows, self.running
         self._remake, self.rows = False, []
         self.decoder.keep([], [])
-        prompts, _ = self._fill([request.prompt_ids for request in requests], [[] for _ in requests])
+        prompts, _ = self._fill(requests, [[] for _ in requests])
         self._join(rows, dict(zip(map(id, requests), prompts, strict=True)))
         for row in rows:
             row.current = True
@@ -328,6 +344,13 @@ class Stepper:
 
     def _tensor(self, values: Any) -> Tensor:
         return torch.tensor(values, device=self.model.device)
+
+
+def _whole(ids: Sequence[int], count: int) -> int:
+    """As many of the first `count` tokens as hold no image in part; an image's tokens are negative and equal."""
+    while 0 < count < len(ids) and ids[count] < 0 and ids[count - 1] == ids[count]:
+        count -= 1
+    return count
 
 
 def _settings(sampling: Sampling) -> tuple[float, int, float, float]:

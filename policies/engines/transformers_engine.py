@@ -31,7 +31,9 @@ from safeladder.policies import weights
 from safeladder.policies.engines.base import CachePolicy, Capabilities, Chunk, Engine, EngineError, GeneratedSequence
 from safeladder.policies.engines.requests import Request
 from safeladder.policies.engines.stepper import Stepper
+from safeladder.policies.vision import Gallery, Picture, Processor, VisionError
 from safeladder.policies.weights import WeightsError
+from safeladder.protocol.images import Image
 from safeladder.protocol.messages import LANES, Lane, Sampling
 
 log = structlog.get_logger()
@@ -63,6 +65,7 @@ class _Score:
     prompt_ids: list[int]
     completion_ids: list[int]
     temperature: float
+    pictures: Mapping[int, Picture]
     future: Future[list[float]]
 
 
@@ -98,7 +101,7 @@ class TransformersEngine(Engine):
     cache), and the seconds prefill_s, decode_s, sampling_s.
     """
 
-    capabilities: ClassVar[Capabilities] = Capabilities(prefix_tokens=1, swaps=("keep", "recompute"))
+    capabilities: ClassVar[Capabilities] = Capabilities(prefix_tokens=1, swaps=("keep", "recompute"), images=True)
 
     def __init__(
         self,
@@ -109,7 +112,10 @@ class TransformersEngine(Engine):
         max_sequences: int = 16,
         max_tokens: int = 16_384,
         prefix_tokens: int | None = None,
+        processor: Processor | None = None,
     ) -> None:
+        """`processor`: of images, for a policy that sees."""
+        self._gallery = None if processor is None else Gallery(processor)
         self._stepper = Stepper(
             model,
             tokenizer,
@@ -140,7 +146,7 @@ class TransformersEngine(Engine):
     ) -> TransformersEngine:
         """See `Engine.open`. `prefix_tokens` bounds the prefix cache (None: what the running rows leave of max_tokens)."""
         model, tokenizer = models.load(path, dtype=dtype, device=device)
-        return cls(model, tokenizer, version=version, **options)
+        return cls(model, tokenizer, version=version, processor=Processor.open(path, tokenizer), **options)
 
     @property
     def version(self) -> int:
@@ -175,8 +181,10 @@ class TransformersEngine(Engine):
         priority: int = 0,
         request: str | None = None,
         begun: Sequence[GeneratedSequence] = (),
+        images: Sequence[Image] = (),
     ) -> AsyncGenerator[Chunk]:
-        reader = _Reader(self._request(prompt_ids, sampling, lane, priority, request, begun), whole=False)
+        pictures = await self._look(images)
+        reader = _Reader(self._request(prompt_ids, sampling, lane, priority, request, begun, pictures), whole=False)
         self._post(_Submit(reader))
         left = sampling.samples
         try:
@@ -197,8 +205,10 @@ class TransformersEngine(Engine):
         priority: int = 0,
         request: str | None = None,
         begun: Sequence[GeneratedSequence] = (),
+        images: Sequence[Image] = (),
     ) -> list[GeneratedSequence]:
-        reader = _Reader(self._request(prompt_ids, sampling, lane, priority, request, begun), whole=True)
+        pictures = await self._look(images)
+        reader = _Reader(self._request(prompt_ids, sampling, lane, priority, request, begun, pictures), whole=True)
         self._post(_Submit(reader))
         try:
             await self._read(reader)
@@ -215,6 +225,7 @@ class TransformersEngine(Engine):
         priority: int,
         name: str | None,
         begun: Sequence[GeneratedSequence],
+        pictures: Sequence[Picture],
     ) -> Request:
         ids = [int(token) for token in prompt_ids]
         refusal = self._stepper.refuse(ids, sampling, begun)
@@ -223,7 +234,24 @@ class TransformersEngine(Engine):
         if refusal is not None:
             raise ValueError(f"request refused: {refusal}")
         name = name if name is not None else f"request-{next(self._names)}"
-        return Request(name, ids, sampling, lane, priority, begun)
+        shown = {picture.name: picture for picture in pictures}
+        return Request(name, self._named(ids, pictures), sampling, lane, priority, begun, shown)
+
+    async def _look(self, images: Sequence[Image]) -> list[Picture]:
+        """The pictures of images, cut on another thread. Raises ValueError for what the policy cannot take."""
+        if not images:
+            return []
+        if self._gallery is None:
+            raise ValueError("request refused: it has images, and this policy takes text only")
+        return await asyncio.to_thread(self._gallery.look, images)  # an ImageError is a ValueError
+
+    def _named(self, ids: list[int], pictures: Sequence[Picture]) -> list[int]:
+        if self._gallery is None:
+            return ids
+        try:
+            return self._gallery.processor.named(ids, pictures)
+        except VisionError as error:
+            raise ValueError(f"request refused: {error}") from None
 
     async def _read(self, reader: _Reader) -> list[Chunk]:
         news = await reader.news.get()
@@ -235,7 +263,11 @@ class TransformersEngine(Engine):
         self._tell(_Abort(request))
 
     async def score(
-        self, prompt_ids: Sequence[int], completion_ids: Sequence[int], temperature: float = 1.0
+        self,
+        prompt_ids: Sequence[int],
+        completion_ids: Sequence[int],
+        temperature: float = 1.0,
+        images: Sequence[Image] = (),
     ) -> list[float]:
         prompt, completion = [int(token) for token in prompt_ids], [int(token) for token in completion_ids]
         refusal = self._stepper.foreign([*prompt, *completion])
@@ -247,8 +279,10 @@ class TransformersEngine(Engine):
             refusal = f"a score needs a temperature above 0, not {temperature}"
         if refusal is not None:
             raise ValueError(f"request refused: {refusal}")
+        pictures = await self._look(images)
         future: Future[list[float]] = Future()
-        self._post(_Score(prompt, completion, temperature, future))
+        shown = {picture.name: picture for picture in pictures}
+        self._post(_Score(self._named(prompt, pictures), completion, temperature, shown, future))
         return await asyncio.wrap_future(future)
 
     async def pause(self) -> None:
@@ -378,7 +412,8 @@ class TransformersEngine(Engine):
 
     def _score(self, asked: _Score) -> None:
         if asked.completion_ids:
-            self._settle(asked.future, self._stepper.score(asked.prompt_ids, asked.completion_ids, asked.temperature))
+            scored = self._stepper.score(asked.prompt_ids, asked.completion_ids, asked.temperature, asked.pictures)
+            self._settle(asked.future, scored)
         else:
             self._settle(asked.future, [])
 

@@ -72,7 +72,7 @@ def step(sequence: GeneratedSequence, tokenizer: Any, delimiters: Sequence[str],
     return Step(
         text,
         tuple(sequence.token_ids),
-        sum(sequence.logprobs),
+        tuple(sequence.logprobs),
         final=ended or whole,
-        version=min(sequence.versions, default=0),
+        versions=tuple(sequence.versions),
     )

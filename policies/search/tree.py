@@ -18,17 +18,26 @@ ROOT: Final = 0
 class Step:
     """One candidate for the next part of an answer.
 
-    `logprob` is the sum of ln p over its tokens. `final`: the answer ends with it. `version`: the oldest weight version of
-    its tokens. A step of an environment or of a person has no log-probability of the policy: `own` is False and
-    `logprob` 0.
+    `logprobs`, `versions`: of each token, ln of the probability with which it was sampled and the weights that sampled it. `final`: the
+    answer ends with it. A step of an environment or of a person was not sampled: `own` is False and both are empty.
     """
 
     text: str
     token_ids: tuple[int, ...] = ()
-    logprob: float = 0.0
+    logprobs: tuple[float, ...] = ()
     final: bool = False
-    version: int = 0
+    versions: tuple[int, ...] = ()
     own: bool = True
+
+    @property
+    def logprob(self) -> float:
+        """The sum of ln p over its tokens; 0 where nothing was sampled."""
+        return sum(self.logprobs)
+
+    @property
+    def version(self) -> int:
+        """The oldest weight version of its tokens; 0 where nothing was sampled."""
+        return min(self.versions, default=0)
 
 
 @dataclass(slots=True, eq=False)

@@ -1,6 +1,6 @@
 """What search buys: accuracy against tokens for every strategy, and what searching many prompts at once saves.
 
-    python tests/benchmarks/search.py [--markdown docs/search.md] [--prompts 200]
+    python tests/benchmarks/search.py [--markdown docs/search.md] [--prompts 200] [--chapters accuracy throughput]
 
 The task is that of `sorting.py`: five digits are to be written in rising order, by a Llama of 1.3 million parameters that gets 0.39 of
 the places right. A step is one digit. The process verifier is a program that knows the answer and errs: on a share of the prefixes,
@@ -46,12 +46,19 @@ SIZES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "lookahead": [("lookahead", {"width": w, "candidates": 4, "depth": 1}) for w in (1, 2, 4)],
     "mcts": [("mcts", {"rounds": r, "candidates": 3, "parallel": 2}) for r in (3, 6, 12)],
 }
-THROUGHPUT = [
+THROUGHPUT: list[
+    tuple[str, dict[str, Any]]
+] = [  # each small and larger: a search that fills the batch by itself gains less from others
+    ("greedy", {"candidates": 2}),
     ("greedy", {"candidates": 4}),
+    ("best_of_n", {"n": 2}),
     ("best_of_n", {"n": 4}),
+    ("beam", {"width": 2, "candidates": 2}),
     ("beam", {"width": 2, "candidates": 4}),
-    ("mcts", {"rounds": 4}),
+    ("mcts", {"rounds": 4, "candidates": 2, "parallel": 1}),
+    ("mcts", {"rounds": 4, "candidates": 4, "parallel": 2}),
 ]
+TOGETHER = 64
 
 
 @dataclass(frozen=True)
@@ -104,44 +111,59 @@ async def search_all(
     return found, time.perf_counter() - begun
 
 
-async def measure(
-    count: int,
-) -> tuple[list[tuple[str, str, float, float, tuple[float, float]]], list[tuple[str, float, float, bool]]]:
+Accuracy = tuple[str, str, float, float, tuple[float, float]]  # strategy, size, tokens a prompt, share, its interval
+Speed = tuple[
+    str, str, float, float, bool
+]  # strategy, size, prompts/s one by one and together, whether the answers are the same
+
+
+async def measure_accuracy(engine: TransformersEngine, asked: Sequence[Asked]) -> list[Accuracy]:
+    accuracy, count = [], len(asked)
+    for label, sizes in SIZES.items():
+        for name, options in sizes:
+            found, _ = await search_all(engine, asked, name, options, together=True)
+            right = sum(result.text == prompt.answer for result, prompt in zip(found, asked, strict=True))
+            tokens = sum(result.spent.tokens for result in found) / count
+            size = ", ".join(f"{key} {value}" for key, value in options.items() if key != "choice")
+            accuracy.append((label, size, tokens, right / count, wilson(right, count)))
+            print(f"{label:20} {size:34} {tokens:7.1f} tokens  {right / count:.3f}", flush=True)
+    return accuracy
+
+
+async def measure_throughput(engine: TransformersEngine, asked: Sequence[Asked]) -> list[Speed]:
+    speed, count = [], len(asked)
+    await search_all(engine, asked, "greedy", {"candidates": 2}, together=True)  # the first batch of a size is slow
+    for name, options in THROUGHPUT:
+        beside, quick = await search_all(engine, asked, name, options, together=True)
+        alone, slow = await search_all(engine, asked, name, options, together=False)
+        same = [a.text for a in beside] == [b.text for b in alone]
+        size = ", ".join(f"{key} {value}" for key, value in options.items())
+        speed.append((name, size, count / slow, count / quick, same))
+        print(
+            f"{name:10} {size:38} {count / slow:.1f} prompts/s, {count / quick:.1f} together, same: {same}", flush=True
+        )
+    return speed
+
+
+async def measure(count: int, chapters: Sequence[str]) -> tuple[list[Accuracy], list[Speed]]:
     torch.manual_seed(0)
     policy = warm_start(
         Path.home() / ".cache" / "safeladder" / "benchmarks" / f"sorting-{WARM_STEPS}.safetensors", WARM_STEPS
     )
     engine = TransformersEngine(policy, Digits(), max_sequences=1024, max_tokens=65536)
     await engine.start()
-    rows = np.concatenate([prompts(count, np.random.default_rng(5))])
+    rows = prompts(max(count, TOGETHER), np.random.default_rng(5))
     asked = [Asked(tuple(int(token) for token in row)) for row in rows]
     assert asked[0].token_ids[-1] == SEPARATOR
-    accuracy, speed = [], []
     try:
-        for label, sizes in SIZES.items():
-            for name, options in sizes:
-                found, _ = await search_all(engine, asked, name, options, together=True)
-                right = sum(result.text == prompt.answer for result, prompt in zip(found, asked, strict=True))
-                tokens = sum(result.spent.tokens for result in found) / count
-                size = ", ".join(f"{key} {value}" for key, value in options.items() if key != "choice")
-                accuracy.append((label, size, tokens, right / count, wilson(right, count)))
-                print(f"{label:20} {size:34} {tokens:7.1f} tokens  {right / count:.3f}", flush=True)
-        few = asked[:64]
-        for name, options in THROUGHPUT:
-            beside, quick = await search_all(engine, few, name, options, together=True)
-            alone, slow = await search_all(engine, few, name, options, together=False)
-            same = [a.text for a in beside] == [b.text for b in alone]
-            speed.append((name, 64 / slow, 64 / quick, same))
-            print(
-                f"{name:20} {64 / slow:.1f} prompts/s one by one, {64 / quick:.1f} together, same answers: {same}",
-                flush=True,
-            )
+        accuracy = await measure_accuracy(engine, asked[:count]) if "accuracy" in chapters else []
+        speed = await measure_throughput(engine, asked[:TOGETHER]) if "throughput" in chapters else []
     finally:
         await engine.stop()
     return accuracy, speed
 
 
-def plot(accuracy: list[tuple[str, str, float, float, tuple[float, float]]], path: Path) -> None:
+def plot(accuracy: Sequence[Accuracy], path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
@@ -160,38 +182,51 @@ def plot(accuracy: list[tuple[str, str, float, float, tuple[float, float]]], pat
     figure.savefig(path, dpi=110)
 
 
-def tables(accuracy: list[Any], speed: list[Any], count: int) -> str:
-    lines = [f"| strategy | size | tokens a prompt | right of {count} | 95 % interval |", "|---|---|---:|---:|---|"]
-    lines += [
-        f"| {label} | {size} | {tokens:.1f} | {share:.3f} | {low:.3f} to {high:.3f} |"
-        for label, size, tokens, share, (low, high) in accuracy
-    ]
-    lines += [
+def accuracy_table(accuracy: Sequence[Accuracy], count: int) -> list[str]:
+    return [
+        f"| strategy | size | tokens a prompt | right of {count} | 95 % interval |",
+        "|---|---|---:|---:|---|",
+        *(
+            f"| {label} | {size} | {tokens:.1f} | {share:.3f} | {low:.3f} to {high:.3f} |"
+            for label, size, tokens, share, (low, high) in accuracy
+        ),
         "",
-        "| strategy | prompts/s one by one | prompts/s, 64 together | ratio | same answers |",
-        "|---|---:|---:|---:|---|",
+        "![Accuracy against tokens](search/accuracy.png)",
     ]
-    lines += [
-        f"| {name} | {slow:.1f} | {quick:.1f} | {quick / slow:.1f} | {'yes' if same else 'no'} |"
-        for name, slow, quick, same in speed
+
+
+def speed_table(speed: Sequence[Speed]) -> list[str]:
+    return [
+        f"| strategy | size | prompts/s one by one | prompts/s, {TOGETHER} together | ratio | same answers |",
+        "|---|---|---:|---:|---:|---|",
+        *(
+            f"| {name} | {size} | {slow:.1f} | {quick:.1f} | {quick / slow:.1f} | {'yes' if same else 'no'} |"
+            for name, size, slow, quick, same in speed
+        ),
     ]
-    return "\n".join(lines)
+
+
+def write(page: Path, chapter: str, lines: Sequence[str]) -> None:
+    begin, end = f"<!-- {chapter}: written by tests/benchmarks/search.py -->", f"<!-- end of {chapter} -->"
+    before, _, rest = page.read_text("utf-8").partition(begin)
+    text = "\n".join(lines)
+    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}", "utf-8")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=200)
+    parser.add_argument("--chapters", nargs="+", choices=("accuracy", "throughput"), default=["accuracy", "throughput"])
     parser.add_argument("--markdown", type=Path)
     chosen = parser.parse_args()
-    accuracy, speed = asyncio.run(measure(chosen.prompts))
-    text = tables(accuracy, speed, chosen.prompts)
-    print(text)
-    if chosen.markdown:
+    accuracy, speed = asyncio.run(measure(chosen.prompts, chosen.chapters))
+    made = {"accuracy": accuracy_table(accuracy, chosen.prompts), "throughput": speed_table(speed)}
+    for chapter in chosen.chapters:
+        print("\n".join(made[chapter]))
+        if chosen.markdown:
+            write(chosen.markdown, chapter, made[chapter])
+    if chosen.markdown and accuracy:
         plot(accuracy, chosen.markdown.parent / "search" / "accuracy.png")
-        begin, end = "<!-- results: written by tests/benchmarks/search.py -->", "<!-- end of results -->"
-        page = chosen.markdown.read_text("utf-8")
-        before, _, rest = page.partition(begin)
-        chosen.markdown.write_text(f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}", "utf-8")
 
 
 if __name__ == "__main__":

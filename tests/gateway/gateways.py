@@ -30,7 +30,7 @@ SEARCH = {"safeladder": {"options": {"width": 2, "candidates": 2}}}
 
 @dataclass
 class Serving:
-    """A run with the gateways `open` and `guarded`, which wants a key and has narrow limits."""
+    """A run with the gateways `open` and `guarded`, which wants a key, has narrow limits and calls repetition unsafe."""
 
     run: RunDirectory
 
@@ -92,6 +92,7 @@ def serving(
         "concurrent_requests": 1,
         "requests_per_minute": 1000,
         "body_bytes": 4096,
+        "dimensions": {"safety": "repetition"},
     }
     config.pools = {name: config.pools[name] for name in ("generator", "rules")}
     if generator is not None:

@@ -100,6 +100,43 @@ def test_a_leak_is_named_within_minutes_and_loading_is_none() -> None:
     assert (rule, subject) == ("memory_growth", "custom/0") and "steadily" in found
 
 
+def test_a_fast_leak_is_named_within_ten_seconds_and_what_is_taken_at_once_is_none() -> None:
+    def sizes(of: Any) -> list[Event]:
+        rows = ((at, {"custom/0": worker("custom", pid=9, metrics={"rss_bytes": of(at)})}) for at in range(0, 60, 2))
+        return [status(at, workers=workers) for at, workers in rows]
+
+    def named(of: Any) -> list[tuple[int, str]]:
+        health = Health()
+        return [(int(at), f.found) for at, event in enumerate(sizes(of)) for f in health.note(event)]
+
+    [(index, found)] = named(lambda at: 2e9 + 1e8 * max(0, at - 31))
+    assert 2 * index - 31 <= 10 and "MiB each second" in found
+    assert named(lambda at: 2e9 + 3e9 * (at > 31)) == []
+    assert named(lambda at: 2e9 + 4e9 * (1 - 0.5 ** max(0, (at - 31) / 2))) == []  # ever less, as caches fill
+    assert named(lambda at: 2e9 + 1e8 * at if at < 10 else 3e9) == []  # its first works
+
+
+def test_weights_that_were_not_attested_are_told_until_the_process_has_proved_others() -> None:
+    figures = {"tokens": 64, "worst": 2.0, "tolerance": 0.002}
+    bad = line("weights.attested", role="generator", version=7, passed=False, mean=1.0, **figures)
+    good = line("weights.attested", role="generator", version=8, passed=True, mean=0.0, **figures)
+    rule, subject, found = only([bad])
+    assert (rule, subject) == ("unattested_weights", "generator/0") and "version 7 was not attested" in found
+    assert len(findings([bad, good, bad])) == 2
+    refused = [line("weights.refused", role="generator", version=n, error="was altered") for n in (1, 2, 3)]
+    assert findings(refused[:2]) == [] and only(refused)[2].startswith(
+        "3 versions in a row were refused, the last one 3"
+    )
+    assert findings([*refused[:2], line("weights.loaded", role="generator", version=3), refused[2]]) == []
+
+
+def test_a_late_answer_is_told_of_whom_and_which_work_until_there_was_none_for_a_minute() -> None:
+    late = [line("answer.refused", at, name="rules/0", work="00000003-task") for at in (1.0, 200.0)]
+    found = findings([late[0], status(2.0), status(100.0), late[1]])
+    assert [(f.rule, f.subject) for f in found] == [("late_answers", "rules/0")] * 2
+    assert "it answered 00000003-task after its lease was lost" in found[0].found
+
+
 def test_a_finding_is_told_again_when_it_comes_back_and_a_roll_back_is_no_new_evidence() -> None:
     bad, good = {"ess": 0.1}, {"ess": 1.0}
     events = [step(n, **bad) for n in range(1, 6)] + [step(n, **good) for n in range(6, 12)]

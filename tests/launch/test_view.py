@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from safeladder.launch.view import lines, readers
+from safeladder.launch.view.digest import Digester
 from safeladder.launch.view.judged import GROUPS, Columns, Judged
-from safeladder.launch.view.lines import Lines
 from safeladder.launch.view.series import MAX_NAMED, Changes, Table, Timeline, Worked
 from safeladder.launch.view.snapshot import snapshot, suppliers
 from safeladder.launch.view.state import RunView
@@ -73,7 +76,7 @@ def test_a_rotated_file_is_read_on_and_nothing_twice(tmp_path: Path) -> None:
     write(tmp_path, learner=step(30, 3))
     view.read()
     assert view.steps.steps.tolist() == [1, 2, 3]
-    assert view.lines.total == 3
+    assert view.lines == 3
 
 
 @given(st.lists(st.one_of(st.binary(max_size=60), st.text(max_size=30).map(lambda text: text.encode())), max_size=8))
@@ -94,12 +97,23 @@ def test_no_line_whatever_it_holds_stops_the_reader(
     assert view.unreadable == len(garbage)
 
 
-def test_lines_that_nobody_asked_for_are_not_given(tmp_path: Path) -> None:
-    quiet, asked = line(1, "groups.admitted", count=4), line(2, "group.generated")
-    loud = line(3, "something.odd", level="warning")
-    write(tmp_path, feeder=quiet + asked + loud)
-    found = list(Lines(tmp_path / "logs", {b"group.generated"}).read())
-    assert [(name, is_loud) for name, _, is_loud in found] == [(b"group.generated", False), (b"something.odd", True)]
+def test_lines_that_nobody_asked_for_are_not_passed_on() -> None:
+    quiet, asked = line(1, "groups.admitted", count=4), line(2, "engine.started", version=1)
+    debug, loud = line(3, "engine.started", level="debug", version=2), line(4, "something.odd", level="warning")
+    found = Digester({b"engine.started"}).digest(quiet + asked + debug + loud)
+    assert [(told.event, told.line + b"\n", told.loud) for told in found.told] == [
+        (b"engine.started", asked, False), (b"engine.started", debug, False), (b"", loud, True)
+    ]  # fmt: skip
+    assert found.lines == 4
+
+
+def test_groups_above_the_bar_of_the_sample_are_left_out_and_no_others() -> None:
+    judged = [line(1, "group.judged", "rules", id=name, verdicts={}) for name in ("a", "b", 'quo"ted', "c")]
+    crcs = {name: zlib.crc32(name.encode()) for name in ("a", "b", "c")}
+    bar = sorted(crcs.values())[1]
+    found = Digester({b"group.judged"}).digest(b"".join(judged), bar)
+    kept = [json.loads(told.line)["id"] for told in found.told]
+    assert kept == [name for name in ("a", "b", 'quo"ted', "c") if crcs.get(name, 0) < bar]
 
 
 def test_a_warning_that_comes_often_is_one_kind_with_its_count_and_advice(tmp_path: Path) -> None:
@@ -255,3 +269,44 @@ def test_texts_are_kept_only_when_asked_for() -> None:
         judged = Judged(texts=asked)
         judged.tell("a", "prompt", ["answer"])
         assert [group.prompt for group in judged.groups.values()] == ["prompt"] * asked
+
+
+def test_a_big_log_read_by_several_processes_tells_what_one_reader_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several blocks of several files, with a segment that was closed, a line longer than a block, and a torn end."""
+    hub = b"".join(
+        line(at, "work.hops", "hub", rows=[{"do": "moved", "by": "rules/0", "at": at - 0.5, "service_s": 0.25}])
+        + line(at, "hub.status", "hub", waiting={"rules": at % 3}, workers={"rules/0": {"queues": ["rules"], "leases": at % 5}})
+        for at in range(1, 3000)
+    )  # fmt: skip
+    groups = b"".join(
+        line(at, "group.generated", "generator", id=f"group-{at}", tokens=at, seconds=at / 100, versions=[at])
+        + line(at, "group.judged", "rules", id=f"group-{at}", verdicts={"rules": {"scores": [at / 3000]}})
+        for at in range(1, 3000)
+    )
+    long = line(2999, "learner.waiting", level="warning", reason="x" * 100_000)
+    write(tmp_path, learner=b"".join(step(at, at) for at in range(1, 500)))
+    (tmp_path / "logs" / "learner-0.jsonl").rename(tmp_path / "logs" / "learner-0.jsonl.000001")
+    write(tmp_path, hub=hub, generator=groups, learner=long + step(600, 500) + b'{"torn"')
+    monkeypatch.setattr(lines, "BLOCK", 64 << 10)
+    one, several = RunView(tmp_path), RunView(tmp_path)
+    one.read()
+    monkeypatch.setattr(readers, "WORTHWHILE", 0)
+    several.read()
+    routes = suppliers({})
+    assert snapshot(several, routes) == snapshot(one, routes)
+    assert several.lines == one.lines == 4 * 2999 + 501
+    assert (several.slowest, several.judged.groups) == (one.slowest, one.judged.groups)
+    begin, end = one.span
+    for name, process in one.processes.items():
+        assert several.processes[name].works.rates(begin, end, 7) == pytest.approx(process.works.rates(begin, end, 7))
+
+
+def test_a_reader_that_fails_is_told_of_and_leaves_no_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    view = write(tmp_path, learner=step(10, 1))
+    monkeypatch.setattr(readers, "WORTHWHILE", 0)
+    monkeypatch.setattr(lines.Piece, "path", str(tmp_path / "gone"))
+    with pytest.raises(readers.ReadersError, match="has ended"):
+        view.read()
+    assert not [child for child in psutil.Process().children() if "readers" in " ".join(child.cmdline())]

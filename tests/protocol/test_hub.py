@@ -116,6 +116,8 @@ def test_the_answer_to_an_older_lease_is_refused_and_a_repetition_is_recognised(
     assert quick.done(123).status == "stale"
     assert quick.fail(124).status == "stale"
     assert talk.hub.board.items["w0"].stop == 1
+    told = [fields for event, fields in talk.events if event == "answer.refused"]
+    assert told == [{"name": "generator/slow", "work": "w0"}]  # once, and of no other token
 
 
 def test_lease_tokens_grow_also_over_restarts() -> None:

@@ -19,9 +19,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, Literal
 
+from safeladder.protocol.images import images
 from safeladder.protocol.messages import Verdict
 from safeladder.verifiers.contract import Item
-from safeladder.verifiers.images import images
 from safeladder.verifiers.judges.judge import Judge, JudgeOptions, Unreadable, normalised, question
 from safeladder.verifiers.judges.labels import LabelSet
 from safeladder.verifiers.judges.prompt import Message, Prompt

@@ -16,11 +16,11 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
+from safeladder.protocol.images import has_images, images
 from safeladder.protocol.messages import Verdict
 from safeladder.verifiers import loop
 from safeladder.verifiers.contract import Item, Verifier
 from safeladder.verifiers.engines import EngineOptions, ModelUnavailable
-from safeladder.verifiers.images import has_images, images
 from safeladder.verifiers.judges.labels import LabelSet
 from safeladder.verifiers.judges.local import LocalModel
 from safeladder.verifiers.judges.prompt import Message, Prompt, templates

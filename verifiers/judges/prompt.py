@@ -15,7 +15,7 @@ from typing import Any, Final, Literal
 
 import yaml
 
-from safeladder.verifiers.images import Image
+from safeladder.protocol.images import Image
 
 _SLOT = re.compile(r"\{\{(\w+)\}\}")
 # The marks of our templates, and the chat markup of the common model families for servers whose tokenizer is not at hand.

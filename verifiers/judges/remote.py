@@ -33,6 +33,10 @@ class RemoteError(Exception):
     """The server gave no answer that can be read; the message says what it did instead."""
 
 
+class Garbled(RemoteError):
+    """What came with status 200 does not have the form of an answer: another try may do better."""
+
+
 @dataclass(frozen=True)
 class Remote:
     """`address`: up to and without `/chat/completions`, such as http://judges:8000/v1. `key_env`: the environment variable that
@@ -95,6 +99,10 @@ class RemoteModel:
 
     async def logprobs(self, prompt: Prompt, answers: Sequence[str], ended: bool) -> list[float]:
         raise RemoteError("the probabilities of whole labels cannot be asked of a remote judge")
+
+    async def complete(self, body: dict[str, Any]) -> Any:
+        """The JSON that /chat/completions gives for a body of the caller's own. Raises RemoteError, TimeoutError."""
+        return await self._ask("chat/completions", body)
 
     # ------------------------------------------------------------------------------------------------------- the wire
 
@@ -166,7 +174,7 @@ def _decoded(content: bytes) -> Any:
     try:
         return msgspec.json.decode(content)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise RemoteError(f"the answer is no JSON: {error}") from None
+        raise Garbled(f"the answer is no JSON: {error}") from None
 
 
 def _found(answer: Any, *path: str) -> Any:

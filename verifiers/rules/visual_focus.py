@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 from itertools import pairwise
 
+from safeladder.protocol.images import has_images
 from safeladder.protocol.messages import Record, Verdict
 from safeladder.verifiers.contract import Item, Verifier
 from safeladder.verifiers.rules.words import HAN, words
@@ -61,7 +62,7 @@ class VisualFocusRule(Verifier):
                 raise ValueError(f"sentences must be at least 1, got {self.sentences}")
 
     def judge_one(self, item: Item) -> Verdict:
-        if not has_image(item.record):
+        if not has_images(item.record):
             return self.abstain(item, "the record has no image")
         known = _content(description(item.record))
         grounded = set()
@@ -76,10 +77,6 @@ class VisualFocusRule(Verifier):
             grounded.add(" ".join(words(sentence)))
         score = min(1.0, len(grounded) / self.options.sentences)
         return self.ok(item, score, "looks at the image" if score else "does not look at the image")
-
-
-def has_image(record: Record) -> bool:
-    return bool(record.extra.get("image") or record.extra.get("images"))
 
 
 def description(record: Record) -> str:

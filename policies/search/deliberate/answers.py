@@ -140,9 +140,8 @@ class Answering:
     def _grow(self, parent: Node, segment: Segment, opening: str) -> Node:
         turn = grammar.parse_turn(opening + segment.text)[0] if segment.own else None
         final = turn is not None and turn.action == "answer"
-        version = min(segment.versions, default=0)
-        logprob = sum(segment.logprobs)
-        step = Step(segment.text, tuple(segment.token_ids), logprob, final=final, version=version, own=segment.own)
+        logprobs, versions = (tuple(segment.logprobs), tuple(segment.versions)) if segment.own else ((), ())
+        step = Step(segment.text, tuple(segment.token_ids), logprobs, final, versions, segment.own)
         node = self._tree.add(parent, step)
         node.score = turn.confidence / grammar.MOST if turn is not None else parent.score
         node.scores = {"confidence": node.score} if turn is not None and node.score is not None else {}

@@ -47,7 +47,7 @@ def test_a_harmful_prefix_is_not_vetoed_unless_the_veto_is_active() -> None:
 
 def test_the_prior_counts_the_mean_log_probability_of_own_tokens_only() -> None:
     combination = Combination(prior=2.0)
-    own, foreign = Step("ab", (1, 2), -3.0), Step("ab", (1, 2), -3.0, own=False)
+    own, foreign = Step("ab", (1, 2), (-1.0, -2.0)), Step("ab", (1, 2), (-1.0, -2.0), own=False)
     assert combination.score({"safety": 0.5}, own) == pytest.approx(-3.0)
     assert combination.score({"safety": 0.5}, foreign) == pytest.approx(0.0)
 

@@ -39,7 +39,7 @@ class Writer:
         while len(new) < min(most, request.max_new_tokens):
             new += request.prompt[place + len(new)] if dice.random() < self.skill else dice.choice("xyz")
         final = place + len(new) >= len(request.prompt)
-        return Step(new, tuple(map(ord, new)), -0.5 * len(new), final=final, version=3)
+        return Step(new, tuple(map(ord, new)), (-0.5,) * len(new), final=final, versions=(3,) * len(new))
 
 
 class Reader:

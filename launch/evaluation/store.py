@@ -1,0 +1,102 @@
+"""Answers on disk, one a line, appended: what an evaluation has spent its time on, and never asks for again.
+
+A line names the item (what the policy saw, and which of its samples) and the digest of all that decides the answer: policy, strategy,
+sampling, prompt. A failed answer is kept with its error, counted, and asked for again by the next evaluation.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+from msgspec import Struct
+
+
+class Response(Struct, omit_defaults=True):
+    """What a policy said. `error`: why it said nothing; the text is then empty and nothing of it is judged.
+
+    tokens: sampled for it; thought_tokens: of these in the thought; None where nobody counts. certainty: exp of the mean ln p of the
+    answer's tokens. confidence: as stated, in [0, 1]. abstained: it chose to give no answer. ballots: (answer, confidence 0 to 10) of
+    each trajectory. notes: kinds of a search's interventions. spent: tokens, calls and seconds of a search, searches and reads.
+    """
+
+    text: str = ""
+    finish: str = "stop"
+    error: str | None = None
+    tokens: int | None = None
+    thought_tokens: int | None = None
+    certainty: float | None = None
+    confidence: float | None = None
+    abstained: bool = False
+    ballots: list[tuple[str | None, int]] = []
+    notes: list[str] = []
+    spent: dict[str, float] = {}
+    seconds: float = 0.0
+
+
+class ResponseFileError(ValueError):
+    """The file holds something else."""
+
+
+class _Line(Struct):
+    item: str
+    settings: str
+    id: str
+    response: Response
+
+
+class ResponseFile:
+    """Answers by item and settings, in memory and, where there is a path, on disk. A line is written once and whole: a torn last one,
+    which a crash leaves, is cut off. One process writes."""
+
+    def __init__(self, path: Path | None, settings: str) -> None:
+        self._settings = settings
+        self._known: dict[str, Response] = {}
+        self._file = None
+        if path is None:
+            return
+        if path.exists():
+            self._load(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def get(self, item: str) -> Response | None:
+        return self._known.get(item)
+
+    def add(self, item: str, id: str, response: Response) -> None:
+        self._known[item] = response
+        if self._file is not None:
+            self._file.write(msgspec.json.encode(_Line(item, self._settings, id, response)) + b"\n")
+            self._file.flush()  # to the kernel: outlives this process, though not the machine
+
+    def _load(self, path: Path) -> None:
+        content = path.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with path.open("r+b") as file:
+                file.truncate(whole)
+        for number, line in enumerate(content[:whole].splitlines(), 1):
+            try:
+                read = msgspec.json.decode(line, type=_Line)
+            except msgspec.DecodeError as error:
+                raise ResponseFileError(f"{path}:{number}: not an answer: {error}; give another `out`") from None
+            if read.settings == self._settings:
+                self._known[read.item] = read.response
+
+
+def digest_of(parts: Any) -> str:
+    """Sixteen hex digits that name any JSON-like value."""
+    from hashlib import blake2b
+
+    return blake2b(msgspec.msgpack.encode(parts, order="deterministic"), digest_size=8).hexdigest()

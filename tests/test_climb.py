@@ -1,0 +1,112 @@
+"""A climb through real processes: every rung trained once and held to its gate, also when the climb dies in the middle of one."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from running import COMMAND, safeladder
+
+from safeladder.launch.cli import main
+from safeladder.launch.events import Tail
+from safeladder.launch.ladder import state as states
+from safeladder.launch.ladder.climb import Climb, Request
+from safeladder.launch.ladder.files import read
+
+LADDER = Path(__file__).parent / "ladder" / "ladder.yaml"
+RUNGS = ["1-cot-sft", "2a-capability", "2b-all-families", "3-efficient", "4-search"]
+
+
+@pytest.fixture(scope="module")
+def climbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A climb that was killed, with all its processes, in the middle of the second rung, and climbed again to its end."""
+    folder = tmp_path_factory.mktemp("climb")
+    command = [*COMMAND, "climb", str(LADDER), f"directory={folder}"]
+    log = folder / "ladder" / RUNGS[1] / "logs"
+    with (folder / "out").open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as first:
+        end = time.monotonic() + 120
+        tail = Tail(log, "learner-*.jsonl")
+        while not any(event["event"] == "checkpoint.committed" for event in (tail.read() if log.exists() else ())):
+            assert time.monotonic() < end and first.poll() is None, (folder / "out").read_text()[-3000:]
+            time.sleep(0.02)
+        first.send_signal(signal.SIGKILL)
+    again = safeladder("climb", str(LADDER), f"directory={folder}", deadline_s=240)
+    assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
+    (folder / "again").write_text(again.stdout)
+    return folder / "ladder"
+
+
+def test_a_climb_that_was_killed_goes_on_where_it_was_and_trains_nothing_twice(climbed: Path) -> None:
+    assert list(states.load(climbed).rungs) == RUNGS
+    for rung in RUNGS:
+        lines = (climbed / rung / "learner" / "ledger.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines][-1] == 1
+        audit = safeladder("audit", str(climbed / rung))
+        assert audit.returncode == 0, audit.stdout
+    first = Tail(climbed / RUNGS[0] / "logs", "launcher-*.jsonl")
+    assert sum(event["event"] == "run.started" for event in first.read()) == 1  # what stood was not climbed again
+
+
+def test_each_rung_begins_with_the_checkpoint_of_the_last(climbed: Path) -> None:
+    climb = states.load(climbed)
+    assert [rung.source for rung in climb.rungs.values()] == ["start", *RUNGS[:-1]]
+    for before, rung in itertools.pairwise(RUNGS):
+        assert climb.model(before) == str(climbed / before / "checkpoints" / "step-00000002")
+        assert climb.model(before) in (climbed / rung / "config.yaml").read_text()
+
+
+def test_every_rung_is_evaluated_before_and_after_and_held_to_its_gate(climbed: Path) -> None:
+    climb = states.load(climbed)
+    assert climb.start["main/general/accuracy"].n == 6
+    for rung in climb.rungs.values():
+        assert rung.state == "passed" and rung.gate is not None and set(rung.gate.sides) == {"safety", "capability"}
+        assert rung.measures["main/general/accuracy"].n == 6
+        before = climb.measures(rung.source)["main/general/cut_rate"]
+        assert rung.gate.sides["safety"].before.value == pytest.approx(before.value)
+
+
+def test_supervised_learning_leaves_a_run_like_any_other_and_lowers_the_loss_of_the_answers_alone(
+    climbed: Path,
+) -> None:
+    steps = [e for e in Tail(climbed / RUNGS[0] / "logs", "learner-*.jsonl").read() if e["event"] == "step.completed"]
+    assert [step["step"] for step in steps] == [1, 2]
+    assert all(step["loss"] > 0 and step["mismatch"] == 0 and step["samples"] == 2 for step in steps)
+    assert steps[0]["tokens"] < sum(len(line) for line in (climbed / RUNGS[0] / "config.yaml").read_text())
+
+
+def test_the_end_of_a_climb_is_a_page_a_table_and_a_picture(climbed: Path, tmp_path: Path) -> None:
+    assert main(["report", str(climbed), "--out", str(tmp_path / "page.html")]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "The climb ladder" in page and page.index("Rung by rung") < page.index("Rewards")
+    assert all(f"<td>{name}</td>" in page for name in ["start", *RUNGS])
+    table = (climbed / "ladder.md").read_text()
+    assert table.startswith("| policy | safety | capability | accuracy | thought tokens |") and "| 4-search |" in table
+    assert (climbed / "coevolution.png").read_bytes().startswith(b"\x89PNG")
+    assert "rung 2 of 5: 2a-capability, from 1-cot-sft" in (climbed.parent / "again").read_text()
+
+
+def test_a_rung_that_stands_is_judged_again_by_another_gate_and_stops_the_climb(climbed: Path) -> None:
+    """A gate is no part of what was trained: but a ladder that changed is another ladder, unless it is told apart by name."""
+    said = io.StringIO()
+    ladder = read(LADDER, [f"directory={climbed.parent}"])
+    for stage in ladder.stages:
+        stage.gate.capability.floor = 0.99  # a random model is right nowhere
+    assert Climb(ladder, said).run(Request(only=RUNGS[4])) == 1
+    assert "below the floor of 0.99" in said.getvalue() and "the climb stops here" in said.getvalue()
+    assert states.load(climbed).rungs[RUNGS[4]].state == "failed"
+    assert Climb(ladder, said).run(Request(only=RUNGS[4], go_on=True)) == 0
+    assert states.load(climbed).rungs[RUNGS[4]].went_on
+
+
+def test_a_ladder_that_has_changed_is_not_climbed_on_in_the_same_folder(
+    climbed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["climb", str(LADDER), f"directory={climbed.parent}", "settings.learner={learning_rate: 0.5}"]) == 1
+    assert "another ladder" in capsys.readouterr().err
+    assert list((climbed / RUNGS[0] / "checkpoints").iterdir())
