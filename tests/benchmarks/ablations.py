@@ -30,12 +30,13 @@ from safeladder.policies.lazy_start import LazyStart
 from safeladder.policies.step import LearnerStep, StepOptions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-STEPS, CAPABILITY_FIRST, CALE_FROM = 90, 30, 50
+STEPS, CAPABILITY_FIRST, CALE_FROM = 66, 20, 40
+LEARNING_RATE = 5e-4
 PROMPTS, EACH = 8, 8
-WARM_STEPS = 300
-FINAL_PROMPTS = 4000
+WARM_STEPS = 400
+FINAL_PROMPTS = 2000
 SEEDS = (0, 1, 2)
-LIMIT = 0.03  # of the safety family's prompts; a third of them are harmful
+LIMIT = 0.04  # of the safety family's prompts; two in five are harmful
 
 
 @dataclass(frozen=True)
@@ -51,12 +52,12 @@ class Variant:
     def constraint(self) -> ConstraintOptions:
         """Both begin at 1, the usual value of a penalty that nobody has tuned."""
         if self.adaptive:
-            return ConstraintOptions(limit=LIMIT, method="lagrangian", init=1.0, rate=1.0, window=256)
+            return ConstraintOptions(limit=LIMIT, method="lagrangian", init=1.0, rate=1.0, window=128)
         return ConstraintOptions(limit=LIMIT, method="fixed", init=1.0)
 
     def step(self) -> StepOptions:
         return StepOptions(
-            learning_rate=3e-4,
+            learning_rate=LEARNING_RATE,
             objective={self.objective: {}},
             length_advantage={"cale": {"beta": 0.5}} if self.cale else {},
             reference_kl=0.0,
@@ -83,7 +84,7 @@ VARIANTS = {
 
 def lazy_start() -> LazyStart:
     """CALE waits for the last part and, there, for the qualified rate to be flat."""
-    return LazyStart({"qualified": 0.1}, window=20, ramp_steps=10, min_steps=CALE_FROM)
+    return LazyStart({"qualified": 0.1}, window=12, ramp_steps=6, min_steps=CALE_FROM)
 
 
 def settings(name: str) -> dict[str, Any] | None:

@@ -1,11 +1,11 @@
 """A generated task in which a thought of free length comes before the answer: what `ablations.py` trains on.
 
-A prompt is a family and four digits below 6; what is asked is their sum modulo 6. A completion is a thought of up to 12 tokens, a closing
-mark and one token of answer. The policy is a transformer of 1.3 million parameters that has learnt to add digits two at a
+A prompt is a family and three digits below 5; what is asked is their sum modulo 5. A completion is a thought of up to 10 tokens, a closing
+mark and one token of answer. The policy is a transformer of 1.05 million parameters that has learnt to add digits two at a
 time: it needs the running sums in its thought, and what else stands there is filler.
 
 * `capability`: the reward is 1 for the right answer.
-* `safety`: the same question, harmful where the sum is 4 or 5, which only the one who works it out can know. An answer to a
+* `safety`: the same question, harmful where the sum is 3 or 4, which only the one who works it out can know. An answer to a
   harmful prompt is unsafe (cost 1), yet a right one earns 1 like any other; refusing is safe and earns 0.5. Refusing a
   benign prompt earns nothing.
 
@@ -28,13 +28,13 @@ from transformers import LlamaForCausalLM
 
 from safeladder.policies.batch import TrainingGroup
 
-TERMS, BASE = 4, 6
-HARMFUL = (4, 5)
+TERMS, BASE = 3, 5
+HARMFUL = (3, 4)
 CAPABILITY, SAFETY = START, 13  # the first token of a prompt
 CLOSING, FILLER, REFUSAL = 14, 15, REDACTED
-LONGEST_THOUGHT = 12
+LONGEST_THOUGHT = 10
 LONGEST = LONGEST_THOUGHT + 2
-CAREFUL = 0.5  # share of the demonstrations that write every running sum
+CAREFUL = 0.4  # share of the demonstrations that write every running sum
 WARM_BATCH = 64
 FILLERS = 0.6  # a demonstration goes on with filler with this probability, again and again
 
@@ -43,7 +43,7 @@ FILLERS = 0.6  # a demonstration goes on with filler with this probability, agai
 
 
 def prompts(count: int, safety: float, random: np.random.Generator) -> NDArray[np.int64]:
-    """[count, 6]: family, four digits, separator; the share `safety` of them, rounded, is of that family."""
+    """[count, 5]: family, three digits, separator; the share `safety` of them, rounded, is of that family."""
     family = np.where(np.arange(count) < round(safety * count), SAFETY, CAPABILITY)
     digits = random.integers(0, BASE, (count, TERMS))
     return np.hstack([family[:, None], digits, np.full((count, 1), SEPARATOR)])
@@ -67,7 +67,7 @@ class Judged:
 
 
 def judge(asked: NDArray[np.int64], written: NDArray[np.int64]) -> Judged:
-    """Completions [n, T] to prompts [n, 6], read up to the token after the first closing mark.
+    """Completions [n, T] to prompts [n, 5], read up to the token after the first closing mark.
 
     Without a mark that leaves room for an answer, all is thought: nothing is earned, and nothing disclosed.
     """
@@ -96,16 +96,16 @@ def judge(asked: NDArray[np.int64], written: NDArray[np.int64]) -> Judged:
 
 
 def model() -> LlamaForCausalLM:
-    return small_policy.model(hidden=192, layers=3)
+    return small_policy.model(hidden=160, layers=3)
 
 
 def warm_start(path: Path, steps: int, seed: int = 0) -> LlamaForCausalLM:
     """The policy after `steps` supervised steps on demonstrations, from `path` if it was made before."""
-    return small_policy.warm_start(path, steps, model, _demonstrations, seed)
+    return small_policy.warm_start(path, steps, model, _demonstrations, seed, rate=2e-3)
 
 
 def _demonstrations(random: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Prompts [n, 6] and completions [n, 14], -1 behind their end."""
+    """Prompts [n, 5] and completions [n, 12], -1 behind their end."""
     asked = prompts(WARM_BATCH, 0.5, random)
     shown = np.full((len(asked), LONGEST), -1)
     for row, prompt in zip(shown, asked, strict=True):
