@@ -30,11 +30,11 @@ from safeladder.policies.lazy_start import LazyStart
 from safeladder.policies.step import LearnerStep, StepOptions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-STEPS, CAPABILITY_FIRST, CALE_FROM = 66, 20, 40
+STEPS, CAPABILITY_FIRST, CALE_FROM = 60, 20, 38
 LEARNING_RATE = 5e-4
 PROMPTS, EACH = 8, 8
-WARM_STEPS = 400
-FINAL_PROMPTS = 2000
+WARM_STEPS = 300
+FINAL_PROMPTS = 1600
 SEEDS = (0, 1, 2)
 LIMIT = 0.04  # of the safety family's prompts; two in five are harmful
 
