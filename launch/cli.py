@@ -113,6 +113,16 @@ def _parser() -> argparse.ArgumentParser:
     demonstrations.add_argument("file", nargs="?", type=Path, help="a YAML file; without one, key=value alone")
     demonstrations.add_argument("overrides", nargs="*", metavar="key=value")
     _add_scenarios(add("scenarios", _scenarios, "write value scenarios from principles, as task records"))
+    information = add("mi-peaks", _mi_peaks, "where a thought knows of the answer, before and after a rung")
+    information.add_argument("before", metavar="MODEL_BEFORE", help="what policy.model takes")
+    information.add_argument("after", metavar="MODEL_AFTER")
+    information.add_argument("--items", type=Path, required=True, help="records with prompt and reference")
+    information.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="for mi-peaks.json and mi-peaks.png"
+    )
+    information.add_argument("--system", help="message before every prompt")
+    information.add_argument("--prefix", default="<think>", help="text that every thought continues")
+    information.add_argument("--max-new-tokens", type=int, default=96, help="of an answer")
     pictures = add("pictures", _pictures, "put the prompts of task records into pictures, in the way of FigStep")
     pictures.add_argument("files", metavar="FILE", nargs="+", help="task records, or `embedded`")
     pictures.add_argument("--output", type=Path, required=True, help="file of task records")
@@ -243,6 +253,14 @@ def _train_verifier(chosen: argparse.Namespace) -> int:
     report = planned.train(planned.config)
     print(report.markdown())
     print(f"written to {report.folder}")
+    return 0
+
+
+def _mi_peaks(chosen: argparse.Namespace) -> int:
+    from safeladder.launch.mi_peaks import Request, analyse, said
+
+    names = ("before", "after", "items", "out", "system", "prefix", "max_new_tokens")
+    print(said(analyse(Request(**{name: getattr(chosen, name) for name in names}))))
     return 0
 
 

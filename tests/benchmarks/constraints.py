@@ -13,18 +13,16 @@ in docs/constraints.md and the plot beside it are made from them.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import multiprocessing
 import time
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import disclosure
 import numpy as np
+import resumable
 import torch
 from transformers import LlamaForCausalLM
 
@@ -140,31 +138,27 @@ def looked_up(reference: LlamaForCausalLM, made: list[TrainingGroup]) -> list[Tr
 # ----------------------------------------------------------------------------------------------------- the experiment
 
 
-def finished(results: Path, variants: dict[str, Variant]) -> dict[tuple[str, int, int], dict[str, Any]]:
+def finished(results: Path, variants: dict[str, Variant]) -> dict[resumable.Key, resumable.Record]:
     """Runs that are there, with today's settings, by (variant, eta, seed)."""
-    found = {}
-    for line in results.read_text().splitlines() if results.exists() else []:
-        record = json.loads(line)
-        variant = variants.get(record["name"])
-        if variant and record["settings"] == json.loads(json.dumps(settings(variant))):
-            found[record["name"], record["eta"], record["seed"]] = record
-    return found
+    return resumable.finished(
+        results, ("name", "eta", "seed"), lambda name: settings(variants[name]) if name in variants else None
+    )
+
+
+def said(record: resumable.Record) -> str:
+    rate = np.mean(record["curves"]["cost"][-COUNTED:])
+    return f"{record['name']}, eta {record['eta']}, seed {record['seed']}: unsafe {rate:.3f}"
 
 
 def execute(results: Path, variants: dict[str, Variant], jobs: int) -> None:
     """Makes the runs that are missing, and appends each when it is done."""
     there = finished(results, variants)
-    missing = [(n, v, e, s) for n, v in variants.items() for e in ETAS for s in SEEDS if (n, e, s) not in there]
-    print(f"{len(there)} runs are there, {len(missing)} to go", flush=True)
     warm = results.with_name(f"warm-start-{WARM_STEPS}.safetensors")
+    cells = [(n, v, e, s) for n, v in variants.items() for e in ETAS for s in SEEDS]
+    missing = {(n, e, s): (n, v, e, s, warm) for n, v, e, s in cells if (n, e, s) not in there}
+    print(f"{len(there)} runs are there, {len(missing)} to go", flush=True)
     disclosure.warm_start(warm, WARM_STEPS)
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(run, *cell, warm) for cell in missing]):
-            record = future.result()
-            with results.open("a") as lines:
-                lines.write(json.dumps(record) + "\n")
-            rate = np.mean(record["curves"]["cost"][-COUNTED:])
-            print(f"{record['name']}, eta {record['eta']}, seed {record['seed']}: unsafe {rate:.3f}", flush=True)
+    resumable.execute(results, run, missing, jobs, said)
 
 
 def main() -> None:

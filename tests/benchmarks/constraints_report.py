@@ -14,6 +14,7 @@ import numpy as np
 from constraints import ABLATIONS, COUNTED, ETAS, LIMIT, VARIANTS
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from resumable import put_between
 
 Record = dict[str, Any]
 COLOURS = {
@@ -136,10 +137,6 @@ def plot(records: list[Record], path: Path) -> None:
 
 def write(records: list[Record], docs: Path) -> None:
     """Puts the tables into docs/constraints.md and the plot beside it. Raises ValueError when the page lacks its marks."""
-    page = docs / "constraints.md"
-    text = page.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"{page} must hold the lines {BEGIN!r} and {END!r} once")
     cpu = sum(record["cpu_s"] for record in records if record["name"] in VARIANTS) / 60
     parts = [
         table(records, VARIANTS),
@@ -147,7 +144,6 @@ def write(records: list[Record], docs: Path) -> None:
     ]
     if any(record["name"] in ABLATIONS for record in records):
         parts += ["With `--ablations`:", table(records, ABLATIONS)]
-    before, rest = text.split(BEGIN)
-    page.write_text(before + "\n\n".join([BEGIN, *parts, END]) + rest.split(END)[1])
+    put_between(docs / "constraints.md", BEGIN, END, parts)
     plot(records, docs / "constraints" / "front.png")
     print("\n\n".join(parts))

@@ -17,19 +17,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import small_policy
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from torch.nn import functional
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM
+from small_policy import REDACTED, SEPARATOR, START, sample
+from transformers import LlamaForCausalLM
 
 from safeladder.policies.batch import TrainingGroup
 
 DIGITS = 6
 SENSITIVE = (7, 8, 9)
-REDACTED, SEPARATOR, START = 10, 11, 12
-VOCABULARY = 16
 
 
 # ---------------------------------------------------------------------------------------------------------- the task
@@ -74,77 +71,21 @@ def best_reward(cost: float) -> float:
 
 def model() -> LlamaForCausalLM:
     """A Llama of 529,024 parameters in float32, with random weights of torch's present seed."""
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=128,
-            intermediate_size=512,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=4,
-            max_position_embeddings=32,
-            tie_word_embeddings=False,
-            bos_token_id=START,
-            eos_token_id=None,
-            pad_token_id=VOCABULARY - 1,
-        )
-    ).eval()
+    return small_policy.model(hidden=128, layers=2)
 
 
 def warm_start(path: Path, steps: int, seed: int = 0) -> LlamaForCausalLM:
     """The policy after `steps` supervised steps on demonstrations, from `path` if it was made before."""
-    torch.manual_seed(seed)
-    policy = model()
-    if path.exists():
-        policy.load_state_dict(load_file(path))
-        return policy
-    random = np.random.default_rng(seed)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.01)
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 1e-3 * min(1.0, (step + 1) / 50)
-        asked = prompts(128, random)
-        shown = _demonstrations(asked, random)
-        tokens = torch.from_numpy(np.hstack([asked, shown]))
-        logits = policy(tokens[:, :-1]).logits[:, asked.shape[1] - 1 :]
-        functional.cross_entropy(logits.flatten(0, 1), tokens[:, asked.shape[1] :].flatten()).backward()
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    save_file(policy.state_dict(), partial)
-    partial.rename(path)
-    return policy
+    return small_policy.warm_start(path, steps, model, _demonstrations, seed)
 
 
-def _demonstrations(asked: NDArray[np.int64], random: np.random.Generator) -> NDArray[np.int64]:
-    """[n, 6] right answers; half of them redact every sensitive digit, which one is not told by the prompt."""
+def _demonstrations(random: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Right answers; half of them redact every sensitive digit, which one is not told by the prompt."""
+    asked = prompts(128, random)
     shown = asked[:, DIGITS:0:-1].copy()
     redact = random.random((len(asked), 1)) < 0.5
     shown[redact & np.isin(shown, SENSITIVE)] = REDACTED
-    return shown
-
-
-@torch.no_grad()
-def sample(
-    policy: LlamaForCausalLM, asked: NDArray[np.int64], each: int, generator: torch.Generator
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """`each` answers to every one of n prompts: tokens and ln probabilities, both [n, each, 6], at temperature 1."""
-    cache = DynamicCache()
-    logits = policy(torch.from_numpy(asked), past_key_values=cache, use_cache=True).logits[:, -1]
-    cache.batch_repeat_interleave(each)
-    logits = logits.repeat_interleave(each, dim=0)
-    tokens: list[Tensor] = []
-    found: list[Tensor] = []
-    for place in range(DIGITS):
-        logprobs = functional.log_softmax(logits.float(), dim=-1)
-        drawn = torch.multinomial(logprobs.exp(), 1, generator=generator)
-        tokens.append(drawn)
-        found.append(logprobs.gather(1, drawn))
-        if place + 1 < DIGITS:
-            logits = policy(drawn, past_key_values=cache, use_cache=True).logits[:, -1]
-    shape = (len(asked), each, DIGITS)
-    return torch.cat(tokens, 1).numpy().reshape(shape), torch.cat(found, 1).numpy().reshape(shape)
+    return asked, shown
 
 
 def groups(
@@ -157,7 +98,7 @@ def groups(
 ) -> list[TrainingGroup]:
     """`count` prompts with `each` judged answers, sampled by the weights as they are now, called `version`."""
     asked = prompts(count, random)
-    answers, logprobs = sample(policy, asked, each, generator)
+    answers, logprobs = sample(policy, asked, each, generator, DIGITS)
     made = []
     for place, (prompt, given, drawn) in enumerate(zip(asked, answers, logprobs, strict=True)):
         rewards, costs = judge(np.repeat(prompt[None], each, axis=0), given)
@@ -182,7 +123,7 @@ def measure(policy: LlamaForCausalLM, count: int, seed: int) -> dict[str, Sequen
     One answer a prompt, so that they are independent. `seed` decides prompts and tokens: policies are compared on the same.
     """
     asked = prompts(count, np.random.default_rng(seed))
-    answers, _ = sample(policy, asked, 1, torch.Generator().manual_seed(seed))
+    answers, _ = sample(policy, asked, 1, torch.Generator().manual_seed(seed), DIGITS)
     rewards, costs = judge(asked, answers[:, 0])
     sensitive = np.isin(asked[:, 1 : DIGITS + 1], SENSITIVE).sum(axis=1)
     return {

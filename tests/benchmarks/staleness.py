@@ -13,16 +13,14 @@ so an interrupted experiment goes on where it stopped, and one whose settings ch
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
 import time
 from collections import deque
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import resumable
 import sorting
 import torch
 
@@ -93,31 +91,26 @@ def run(name: str, eta: int, seed: int, warm: Path) -> dict[str, Any]:
     }
 
 
-def finished(results: Path) -> dict[tuple[str, int, int], dict[str, Any]]:
+def finished(results: Path) -> dict[resumable.Key, resumable.Record]:
     """Runs that are there, with today's settings, by (rule, eta, seed)."""
-    found = {}
-    for line in results.read_text().splitlines() if results.exists() else []:
-        record = json.loads(line)
-        rule = RULES.get(record["name"])
-        if rule and record["settings"] == json.loads(json.dumps(settings(rule))):
-            found[record["name"], record["eta"], record["seed"]] = record
-    return found
+    return resumable.finished(
+        results, ("name", "eta", "seed"), lambda name: settings(RULES[name]) if name in RULES else None
+    )
+
+
+def said(record: resumable.Record) -> str:
+    figures = f"{record['final']:.3f} in {record['cpu_s']} s{' (broke)' if record['broke'] else ''}"
+    return f"{record['name']}, eta {record['eta']}, seed {record['seed']}: {figures}"
 
 
 def execute(results: Path, jobs: int) -> None:
     """Makes the runs that are missing, and appends each when it is done."""
     there = finished(results)
-    missing = [(n, e, s) for s in SEEDS for e in ETAS for n in RULES if (n, e, s) not in there]
-    print(f"{len(there)} runs are there, {len(missing)} to go", flush=True)
     warm = results.with_name(f"warm-start-{WARM_STEPS}-{sorting.IN_ORDER}.safetensors")
+    missing = {(n, e, s): (n, e, s, warm) for s in SEEDS for e in ETAS for n in RULES if (n, e, s) not in there}
+    print(f"{len(there)} runs are there, {len(missing)} to go", flush=True)
     print(f"before reinforcement: {sorting.measure(sorting.warm_start(warm, WARM_STEPS), FINAL_PROMPTS, 10_000):.3f}")
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for future in as_completed([pool.submit(run, *cell, warm) for cell in missing]):
-            record = future.result()
-            with results.open("a") as lines:
-                lines.write(json.dumps(record) + "\n")
-            said = f"{record['name']}, eta {record['eta']}, seed {record['seed']}: {record['final']:.3f}"
-            print(f"{said} in {record['cpu_s']} s{' (broke)' if record['broke'] else ''}", flush=True)
+    resumable.execute(results, run, missing, jobs, said)
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ matplotlib.use("Agg")
 import numpy as np
 from matplotlib import pyplot
 from matplotlib.axes import Axes
+from resumable import put_between
 from staleness import COUNTED, ETAS, RULES, UNBOUNDED
 
 Record = dict[str, Any]
@@ -107,17 +108,12 @@ def plot(records: list[Record], path: Path) -> None:
 
 def write(records: list[Record], docs: Path) -> None:
     """Puts the table into docs/staleness.md and the plot beside it. Raises ValueError when the page lacks its marks."""
-    page = docs / "staleness.md"
-    text = page.read_text()
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"{page} must hold the lines {BEGIN!r} and {END!r} once")
     said = (
         f"Reward ± standard deviation over the seeds; in the last column ± is the standard error of the difference. These "
         f"{len(records)} runs took {sum(r['cpu_s'] for r in records) / 60:.0f} minutes of one core. Between seeds a corrected run at "
         f"eta <= 4 varies by {spread(records):.3f} (pooled standard deviation). "
         f"{sum(bool(r['broke']) for r in records)} runs ended before their last step."
     )
-    before, rest = text.split(BEGIN)
-    page.write_text(before + "\n\n".join([BEGIN, table(records), said, END]) + rest.split(END)[1])
+    put_between(docs / "staleness.md", BEGIN, END, [table(records), said])
     plot(records, docs / "staleness" / "ages.png")
     print(table(records), said, sep="\n\n")
