@@ -72,6 +72,8 @@ class PolicyLoss:
     def __init__(self, options: StepOptions) -> None:
         """Raises RuleError for rules that do not exist, ValueError for options that contradict each other."""
         self.options = options
+        # with this advantage a batch is demonstrations: nobody sampled them, and there is nothing to be off policy from
+        self.demonstrations = list(options.advantage) == ["ones"]
         self._objective = bind_one("objective", OBJECTIVES, options.objective, "clipped")
         weighs_itself = getattr(rule_of(self._objective), "reads_behaviour", False)
         default = "off" if weighs_itself else "token_truncate"
@@ -134,7 +136,9 @@ class PolicyLoss:
         """logprobs [N], detached, of the samples' tokens; coefficients [S] of `aggregation.coefficients`."""
         options = self.options
         current = logprobs.detach().requires_grad_()
-        behaviour = _flat([sample.behaviour for sample in samples], current)
+        behaviour = current.detach()
+        if not self.demonstrations:
+            behaviour = _flat([sample.behaviour for sample in samples], current)
         proximal = self._proximal(samples, current.detach(), behaviour, version)
         ratios = _ratios(samples, current.detach() if options.proximal == "behaviour" else proximal, behaviour)
         if samples[0].weights is not None:

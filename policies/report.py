@@ -76,6 +76,7 @@ class Scored:
 class Tally:
     """Collects over the packs of a step what its report and the multipliers need."""
 
+    sampled: bool = True  # False: demonstrations, which no engine has drawn
     policy_loss: float = 0.0
     kl: float = 0.0
     grad_norm: float = 0.0
@@ -141,7 +142,7 @@ class Tally:
     def _comparable(self, version: int) -> Iterator[tuple[Tensor, Tensor]]:
         """ln learner and ln behaviour of the completions that `version` alone has sampled. The learner's are of before the
         step: from a look back, or from the forward where the step is one update."""
-        for s in self.scored:
+        for s in self.scored if self.sampled else ():
             learner = s.sample.proximal if s.sample.proximal is not None else s.logprobs if self.updates <= 1 else None
             if learner is not None and (s.sample.group.versions[s.sample.index] == version).all():
                 yield learner[s.sample.kept], torch.from_numpy(s.sample.behaviour)[s.sample.kept]

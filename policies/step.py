@@ -121,7 +121,7 @@ class LearnerStep:
         when a loss or the gradient is not finite, or a group lacks what the options need.
         """
         started = time.perf_counter()
-        tally = Tally(filtered=Counter(dict.fromkeys(self._loss.filters, 0)))
+        tally = Tally(not self._loss.demonstrations, filtered=Counter(dict.fromkeys(self._loss.filters, 0)))
         try:
             with tally.phase("advantages"):
                 samples = self._samples(batch)

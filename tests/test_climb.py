@@ -76,13 +76,12 @@ def test_every_rung_is_evaluated_before_and_after_and_held_to_its_gate(climbed: 
         assert rung.gate.sides["safety"].before.value == pytest.approx(before.value)
 
 
-def test_supervised_learning_leaves_a_run_like_any_other_and_lowers_the_loss_of_the_answers_alone(
-    climbed: Path,
-) -> None:
+def test_supervised_learning_leaves_a_run_like_any_other_in_which_nothing_is_off_policy(climbed: Path) -> None:
     steps = [e for e in Tail(climbed / RUNGS[0] / "logs", "learner-*.jsonl").read() if e["event"] == "step.completed"]
     assert [step["step"] for step in steps] == [1, 2]
-    assert all(step["loss"] > 0 and step["mismatch"] == 0 and step["samples"] == 2 for step in steps)
-    assert steps[0]["tokens"] < sum(len(line) for line in (climbed / RUNGS[0] / "config.yaml").read_text())
+    for step in steps:
+        assert step["loss"] > 0 and step["groups"] == step["samples"] == 2
+        assert step["mismatch"] == 0 and step["ess"] == 1 and step["engine_drift"] is None
 
 
 def test_a_run_with_a_curriculum_plans_before_it_admits_and_hears_what_became_of_its_groups(climbed: Path) -> None:
