@@ -204,6 +204,7 @@ def _bind(host: str, port: int) -> socket.socket:
         bound = socket.socket(family[0], socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(family[4])
+        bound.listen()  # who is told the address may connect at once, and waits until the server is up
     except OSError as error:
         raise ConfigError(f"the gateway cannot listen at {host}:{port}: {error.strerror or error}") from None
     return bound

@@ -23,7 +23,7 @@ from safeladder.launch.config import Config, ConfigError, nearest
 from safeladder.launch.ladder import state as states
 from safeladder.launch.ladder.evaluating import Evaluate, evaluate_policy
 from safeladder.launch.ladder.files import START, Ladder, Stage
-from safeladder.launch.ladder.gate import judge
+from safeladder.launch.ladder.gate import Estimate, judge
 from safeladder.launch.ladder.pages import write
 from safeladder.launch.ladder.state import ClimbState, RungState
 from safeladder.launch.rundir import RunDirectory
@@ -177,7 +177,8 @@ class Climb:
         model, policy = self._state.model(name), self._ladder.file.start
         if name != START:
             policy = next(s for s in self._ladder.stages if s.name == name).config(model, self.folder).policy
-        begun, found = time.monotonic(), {}
+        begun = time.monotonic()
+        found: dict[str, Estimate] = {}
         for evaluation, settings in self._ladder.file.evaluations.items():
             self._say(f"  evaluation {evaluation} of {name}")
             out = self.folder / "evaluations" / f"{name}-{evaluation}"
