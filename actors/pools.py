@@ -8,9 +8,11 @@ question.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 
@@ -19,6 +21,9 @@ from safeladder.policies.search.tree import Step
 from safeladder.protocol import codec
 from safeladder.protocol import messages as m
 from safeladder.protocol.transport import Link
+
+TOGETHER: Final = 8  # samples of one request: no generator need have room for more
+SEED_STRIDE: Final = 0x9E3779B1  # between the seeds of a draw's requests, whose samples are numbered from 0 again
 
 
 @dataclass(eq=False)
@@ -71,6 +76,15 @@ class PoolSampler:
         return list(await asyncio.gather(*(self._one(request) for request in requests)))
 
     async def _one(self, request: Draw) -> list[Step]:
+        """In requests of `TOGETHER` samples, so that a draw may be wider than one generator's batch."""
+        counts = [min(TOGETHER, request.count - at) for at in range(0, request.count, TOGETHER)]
+        parts = [
+            dataclasses.replace(request, count=count, seed=(request.seed + number * SEED_STRIDE) % (1 << 63))
+            for number, count in enumerate(counts)
+        ]
+        return list(itertools.chain.from_iterable(await asyncio.gather(*map(self._asked, parts))))
+
+    async def _asked(self, request: Draw) -> list[Step]:
         asked: Asked = request.prompt
         group = m.Group(
             asked.record,

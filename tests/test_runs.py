@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -303,7 +304,8 @@ def test_dynamic_sampling_ends_a_run_whose_tasks_teach_nothing(tmp_path: Path) -
         "pools.learner.restart={max: 0, per_s: 60, backoff_s: 1}",
     ) as running:
         assert running.wait() != 0
-        assert "learner.max_uninformative: 7 groups in a row" in running.said()
+        said = re.search(r"learner\.max_uninformative: (\d+) groups in a row", running.said())
+        assert said and int(said[1]) > 6, running.said()
 
 
 def test_a_verifier_pool_that_stays_dead_is_named_in_the_log_without_being_asked(tmp_path: Path) -> None:

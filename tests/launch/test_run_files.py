@@ -436,7 +436,7 @@ def test_a_resumed_run_keeps_its_configuration_but_for_its_length(tmp_path: Path
 def test_a_second_launcher_on_one_run_is_refused(tmp_path: Path) -> None:
     config = load("embedded", [f"run.directory={tmp_path}", "run.name=a"])
     folder = run.create(config)
-    with run._locked(folder):
+    with run.locked(folder):
         done = cli("launch", "--resume", str(folder.path))
     assert done.returncode == 78 and "another launcher (pid" in done.stderr and "Traceback" not in done.stderr
 

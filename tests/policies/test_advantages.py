@@ -10,7 +10,8 @@ from safeladder.policies import values
 from safeladder.policies.advantages import ADVANTAGES, Dense, Scores, is_per_token, per_token
 
 NAMES = sorted(ADVANTAGES)
-PER_TOKEN = ["gae", "reinforce_plus_plus", "vtrace"]
+PER_TOKEN = ["gae", "reinforce_plus_plus", "tree", "vtrace"]
+WITH_KL = ["gae", "reinforce_plus_plus", "vtrace"]
 WITHIN_GROUP = ["cpgd", "dr_grpo", "gdpo", "gpg", "grpo", "opo", "rloo"]
 NAN = float("nan")
 
@@ -26,6 +27,7 @@ class Completion:
     values: list[float] | None = None
     kl: list[float] | None = None
     log_ratio: list[float] | None = None
+    nodes: list[int] | None = None
 
     def column(self, name):
         return getattr(self, name) or [0.0] * len(self.kept)
@@ -36,6 +38,7 @@ def scores(group):
         return torch.tensor(list(numbers), dtype=torch.float64)
 
     dense = {name: [row(c.column(name)) for c in group] for name in ("values", "kl", "log_ratio")}
+    dense["nodes"] = [torch.tensor(c.column("nodes"), dtype=torch.int64) for c in group]
     return Scores(
         rewards=row(c.reward for c in group),
         valid=torch.tensor([c.valid for c in group], dtype=torch.bool),
@@ -74,6 +77,7 @@ def completions(draw):
         values=draw(column),
         kl=draw(column),
         log_ratio=draw(column),
+        nodes=sorted(draw(st.lists(st.integers(0, 3), min_size=tokens, max_size=tokens))),
     )
 
 
@@ -136,7 +140,7 @@ def test_a_single_valid_completion_has_no_advantage(name):
 @settings(max_examples=40, deadline=None)
 @given(batch=BATCHES, junk=st.sampled_from([NAN, float("inf"), -1e9, 0.0]))
 def test_nothing_of_an_invalid_completion_is_read(name, batch, junk):
-    options = {"beta": 0.5} if name in PER_TOKEN else {}
+    options = {"beta": 0.5} if name in WITH_KL else {}
 
     def spoil(c):
         column = [junk] * len(c.kept)
