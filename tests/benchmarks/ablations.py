@@ -30,10 +30,10 @@ from safeladder.policies.lazy_start import LazyStart
 from safeladder.policies.step import LearnerStep, StepOptions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-STEPS, CAPABILITY_FIRST, CALE_FROM = 60, 20, 38
-LEARNING_RATE = 5e-4
+STEPS, CAPABILITY_FIRST, CALE_FROM = 75, 20, 40
+LEARNING_RATE = 3e-4
 PROMPTS, EACH = 8, 8
-WARM_STEPS = 300
+WARM_STEPS = 600
 FINAL_PROMPTS = 1600
 SEEDS = (0, 1, 2)
 LIMIT = 0.04  # of the safety family's prompts; two in five are harmful

@@ -39,12 +39,7 @@ def model(hidden: int, layers: int) -> LlamaForCausalLM:
 
 
 def warm_start(
-    path: Path,
-    steps: int,
-    build: Callable[[], LlamaForCausalLM],
-    demonstrations: Demonstrations,
-    seed: int = 0,
-    rate: float = 1e-3,
+    path: Path, steps: int, build: Callable[[], LlamaForCausalLM], demonstrations: Demonstrations, seed: int = 0
 ) -> LlamaForCausalLM:
     """The policy after `steps` supervised steps on demonstrations, from `path` if it was made before."""
     torch.manual_seed(seed)
@@ -53,9 +48,9 @@ def warm_start(
         policy.load_state_dict(load_file(path))
         return policy
     random = np.random.default_rng(seed)
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.01)
     for step in range(steps):
-        optimizer.param_groups[0]["lr"] = rate * min(1.0, (step + 1) / 50)
+        optimizer.param_groups[0]["lr"] = 1e-3 * min(1.0, (step + 1) / 50)
         asked, shown = demonstrations(random)
         tokens = torch.from_numpy(np.hstack([asked, np.maximum(shown, 0)]))
         logits = policy(tokens[:, :-1]).logits[:, asked.shape[1] - 1 :]

@@ -101,7 +101,7 @@ def model() -> LlamaForCausalLM:
 
 def warm_start(path: Path, steps: int, seed: int = 0) -> LlamaForCausalLM:
     """The policy after `steps` supervised steps on demonstrations, from `path` if it was made before."""
-    return small_policy.warm_start(path, steps, model, _demonstrations, seed, rate=2e-3)
+    return small_policy.warm_start(path, steps, model, _demonstrations, seed)
 
 
 def _demonstrations(random: np.random.Generator) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
