@@ -133,14 +133,6 @@ def test_a_finished_run_is_served_to_clients_until_it_is_interrupted(clean: Runn
             serving.kill()
 
 
-def test_a_second_launcher_on_a_run_is_refused(tmp_path: Path) -> None:
-    with Running(tmp_path, "learner.steps=1000") as running:
-        running.until(lambda: bool(running.events("hub", "process.started")))
-        second = safeladder("launch", "--resume", str(running.run.path))
-        assert second.returncode != 0
-        assert "another launcher" in second.stderr
-
-
 PULLED = (
     "weights={delta: true, full_every: 3, serve: 'tcp://127.0.0.1:*'}",
     "pools.generator.options={max_sequences: 8, max_tokens: 8192, pull_weights: true}",
@@ -240,8 +232,8 @@ def test_adapters_on_two_ranks_under_a_constraint_survive_the_death_of_a_rank(tm
         assert audit.returncode == 0, audit.stdout
 
 
-@pytest.mark.parametrize(("policy", "eta"), [("windowed", 2), ("wait", 2), ("drop", 1)])
-def test_every_policy_of_staleness_trains_once_and_within_its_bound_through_crashes(
+@pytest.mark.parametrize(("policy", "eta"), [("windowed", 2), ("drop", 1)])
+def test_a_policy_of_staleness_trains_once_and_within_its_bound_through_crashes(
     tmp_path: Path, policy: str, eta: int
 ) -> None:
     with Running(
