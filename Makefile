@@ -59,8 +59,8 @@ ENGINES := tests/policies/engines
 engines: .venv-vllm/.installed .venv-sglang/.installed
 
 test-engines: engines
-	.venv-vllm/bin/python -m pytest $(ENGINES)/test_vllm.py $(ARGS)
-	PYTHONPATH=$(CURDIR)/$(ENGINES)/sglang_cpu .venv-sglang/bin/python -m pytest $(ENGINES)/test_sglang.py $(ARGS)
+	.venv-vllm/bin/python -m pytest $(ENGINES)/test_servers.py $(ARGS)
+	PYTHONPATH=$(CURDIR)/$(ENGINES)/sglang_cpu .venv-sglang/bin/python -m pytest $(ENGINES)/test_servers.py $(ARGS)
 
 # torchvision and its kin are CUDA builds that cannot be imported here, and with triton present vLLM would want to use it.
 .venv-vllm/.installed: pyproject.toml $(ENGINES)/requirements.txt

@@ -21,7 +21,7 @@ import psutil
 from rich.table import Table
 
 from safeladder.launch import planner, tasks
-from safeladder.launch.config import Config, ConfigError, nearest
+from safeladder.launch.config import Config, ConfigError
 from safeladder.launch.export.sink import sink_class
 from safeladder.launch.factory import actor_class, actor_options
 from safeladder.launch.processes import worker_names
@@ -32,6 +32,7 @@ from safeladder.policies import staleness
 from safeladder.policies.finding import takes_images
 from safeladder.protocol.images import has_images
 from safeladder.protocol.keys import KeyFileError, load_hub, load_worker
+from safeladder.protocol.naming import nearest
 from safeladder.protocol.sockets import is_local
 from safeladder.verifiers import registry
 

@@ -7,7 +7,6 @@ found: keys against the dataclasses, types by OmegaConf, values against the boun
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import math
 import re
@@ -24,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from safeladder.launch import recipe_files
 from safeladder.launch.sections import Config, Family, Pool, Recipe, Term
+from safeladder.protocol.naming import nearest
 
 __all__ = [
     "Config",
@@ -227,12 +227,6 @@ def unknown_keys(raw: Any, kind: Any, path: str = "") -> Iterator[tuple[str, str
     elif typing.get_origin(kind) is list and isinstance(raw, list):
         for index, value in enumerate(raw):
             yield from unknown_keys(value, arguments[0], f"{path}[{index}]")
-
-
-def nearest(word: str, known: Mapping[str, Any] | Sequence[str]) -> str:
-    """What to say after naming an unknown word: the nearest known one, or all of them when none is near."""
-    near = difflib.get_close_matches(word, list(known), 1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known))}"
 
 
 def _without_none(kind: Any) -> Any:

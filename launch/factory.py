@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 from typing import Any
 
@@ -11,6 +10,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from safeladder.launch.config import ConfigError, Pool
+from safeladder.protocol.naming import nearest
 
 
 def actor_class(pool: Pool) -> Any:
@@ -24,8 +24,7 @@ def actor_class(pool: Pool) -> Any:
         raise ConfigError(f"actor {pool.actor!r}: cannot import {module_name}: {error}") from error
     kind = getattr(module, class_name, None)
     if kind is None:
-        near = difflib.get_close_matches(class_name, dir(module), 1)
-        raise ConfigError(f"actor {pool.actor!r}: {module_name} has no {class_name}" + _hint(near))
+        raise ConfigError(f"actor {pool.actor!r}: {module_name} has no {class_name}{nearest(class_name, dir(module))}")
     if not (
         isinstance(kind, type) and hasattr(kind, "handle") and dataclasses.is_dataclass(getattr(kind, "Options", None))
     ):
@@ -38,13 +37,8 @@ def actor_options(kind: Any, pool: Pool, key: str) -> Any:
     known = {field.name for field in dataclasses.fields(kind.Options)}
     for name in pool.options:
         if name not in known:
-            near = difflib.get_close_matches(str(name), sorted(known), 1)
-            raise ConfigError(f"{key}.{name}: {kind.__name__} has no such option{_hint(near)}; it has {sorted(known)}")
+            raise ConfigError(f"{key}.{name}: {kind.__name__} has no such option{nearest(str(name), known)}")
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind.Options), pool.options))
     except OmegaConfBaseException as error:
         raise ConfigError(f"{key}: {str(error).splitlines()[0]}") from None
-
-
-def _hint(near: list[str]) -> str:
-    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-from safeladder.launch.config import ConfigError, nearest, parse, typed
+from safeladder.launch.config import ConfigError, parse, typed
 from safeladder.launch.terminal import console
+from safeladder.protocol.naming import nearest
 from safeladder.verifiers.training import KINDS
 from safeladder.verifiers.training.stages.held_out import HeldOut
 

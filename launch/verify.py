@@ -14,9 +14,10 @@ from typing import Any, TextIO
 
 import yaml
 
-from safeladder.launch.config import ConfigError, load, nearest
+from safeladder.launch.config import ConfigError, load
 from safeladder.launch.terminal import counting
 from safeladder.protocol.messages import Verdict
+from safeladder.protocol.naming import nearest
 from safeladder.verifiers import reading
 from safeladder.verifiers.appraisal import Appraisal, Order, appraise, order_invariance
 from safeladder.verifiers.attacks import suite

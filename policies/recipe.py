@@ -12,7 +12,6 @@ Imports no torch: the feeder and the checks before a launch read recipes too.
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from safeladder.protocol.messages import Group, Verdict
+from safeladder.protocol.naming import nearest
 
 Channel = NDArray[np.float64]
 
@@ -71,10 +71,7 @@ class Recipe:
         """Raises RecipeError for a label without a family: a record is never trained on a guess."""
         found = self.families.get(label)
         if found is None:
-            known = ", ".join(sorted(self.families)) or "none"
-            raise RecipeError(
-                f"no family {label!r} in the recipe; known families: {known}{_nearest(label, self.families)}"
-            )
+            raise RecipeError(f"no family {label!r} in the recipe{nearest(label, self.families)}")
         return found
 
 
@@ -160,12 +157,7 @@ def _known(entry: Any, names: tuple[str, ...], key: str) -> None:
         raise RecipeError(f"{key} must be a map with the keys {', '.join(names)}, not {entry!r}")
     for name in entry:
         if name not in names:
-            raise RecipeError(f"{key}.{name} is unknown; known keys: {', '.join(names)}{_nearest(str(name), names)}")
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+            raise RecipeError(f"{key}.{name} is unknown{nearest(str(name), names)}")
 
 
 # ------------------------------------------------------------------------------------------------------- scoring

@@ -7,15 +7,16 @@ with the same parameters as those of the registry. A misspelt name or option, or
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import inspect
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
+
+from safeladder.protocol.naming import nearest
 
 Rules = Mapping[str, Mapping[str, Any]]
 
@@ -32,13 +33,13 @@ def bind(kind: str, registry: Mapping[str, Callable[..., Any]], name: str, optio
     """
     rule = _own(kind, name) if ":" in name else registry.get(name)
     if rule is None:
-        raise RuleError(f"unknown {kind} {name!r}{_nearest(name, registry)}")
+        raise RuleError(f"unknown {kind} {name!r}{nearest(name, registry)}")
     types = typing.get_type_hints(rule)
     known = [p.name for p in inspect.signature(rule).parameters.values() if p.kind is p.KEYWORD_ONLY]
     chosen = {}
     for option, value in options.items():
         if option not in known:
-            raise RuleError(f"{kind} {name!r} has no option {option!r}{_nearest(option, known)}")
+            raise RuleError(f"{kind} {name!r} has no option {option!r}{nearest(option, known)}")
         try:
             chosen[option] = msgspec.convert(value, types.get(option, Any))
         except msgspec.ValidationError as error:
@@ -73,8 +74,3 @@ def _own(kind: str, name: str) -> Callable[..., Any]:
     if not callable(rule):
         raise RuleError(f"{kind} {name!r} is a {type(rule).__name__}, not a function")
     return typing.cast(Callable[..., Any], rule)
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), 1, cutoff=0.5)
-    return f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(sorted(known)) or 'none'}"

@@ -11,11 +11,11 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
+from safeladder.protocol.line_file import LineFile, LineFileError
 from safeladder.protocol.messages import Verdict
 from safeladder.verifiers.contract import Verifier, run
 from safeladder.verifiers.rows import Row
@@ -37,58 +37,6 @@ class Judge:
         return hashlib.blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
 
 
-class VerdictFile:
-    """Verdicts by row and verifier, in memory and, where there is a path, on disk: appended line by line, whole lines only."""
-
-    def __init__(self, path: Path | None = None) -> None:
-        self._known: dict[tuple[str, str], Verdict] = {}
-        self._file = None
-        if path is None:
-            return
-        if path.exists():
-            self._load(path)
-        self._file = path.open("ab")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def get(self, row: Row, spec: str) -> Verdict | None:
-        return self._known.get((row.digest().hex(), spec))
-
-    def add(self, rows: Sequence[Row], verdicts: Sequence[Verdict], spec: str) -> None:
-        lines = []
-        for row, verdict in zip(rows, verdicts, strict=True):
-            name = row.digest().hex()
-            self._known[name, spec] = verdict
-            place = {"row": name, "spec": spec, "id": row.record.id, "where": row.where}
-            lines.append(msgspec.json.encode({**place, "verdict": verdict}) + b"\n")
-        if self._file is not None:
-            self._file.write(b"".join(lines))
-            self._file.flush()
-
-    def _load(self, path: Path) -> None:
-        """Reads what is there; a last line that a crash cut short is cut off."""
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            with path.open("r+b") as file:
-                file.truncate(whole)
-        for number, line in enumerate(content[:whole].splitlines(), 1):
-            try:
-                read = msgspec.json.decode(line, type=_Line)
-            except msgspec.DecodeError as error:
-                raise VerdictFileError(
-                    f"{path}:{number}: not a line of verdicts: {error}; give another --output"
-                ) from None
-            self._known[read.row, read.spec] = read.verdict
-
-
 class VerdictFileError(ValueError):
     """The file holds something else."""
 
@@ -99,6 +47,28 @@ class _Line(msgspec.Struct):
     id: str
     where: str
     verdict: Verdict
+
+
+class VerdictFile(LineFile[_Line]):
+    """Verdicts by row and verifier, in memory and, where there is a path, on disk. Raises VerdictFileError."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        try:
+            super().__init__(path, _Line)
+        except LineFileError as error:
+            raise VerdictFileError(f"{error}: not a line of verdicts; give another --output") from None
+        self._known = {(line.row, line.spec): line.verdict for line in self.found}
+
+    def get(self, row: Row, spec: str) -> Verdict | None:
+        return self._known.get((row.digest().hex(), spec))
+
+    def add(self, rows: Sequence[Row], verdicts: Sequence[Verdict], spec: str) -> None:
+        lines = [
+            _Line(row.digest().hex(), spec, row.record.id, row.where, verdict)
+            for row, verdict in zip(rows, verdicts, strict=True)
+        ]
+        self._known |= {(line.row, spec): line.verdict for line in lines}
+        self.append(lines)
 
 
 def judge(

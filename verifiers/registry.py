@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 import msgspec
 
+from safeladder.protocol.naming import nearest
 from safeladder.verifiers.contract import Verifier
 from safeladder.verifiers.judges.models import known
 
@@ -93,7 +93,7 @@ def find(name: str) -> type[Verifier]:
     module_name, colon, class_name = path.partition(":")
     if not colon:
         raise UnknownVerifier(
-            f"no verifier {name!r}{_nearest(name, BUILT_IN)}; known: {', '.join(sorted(BUILT_IN))}, "
+            f"no verifier {name!r}{nearest(name, BUILT_IN)}; "
             "or a path of your own such as my_package.my_module:MyVerifier"
         )
     try:
@@ -103,7 +103,7 @@ def find(name: str) -> type[Verifier]:
     kind = getattr(module, class_name, None)
     if kind is None:
         raise UnknownVerifier(
-            f"verifier {name!r}: {module_name!r} holds no {class_name!r}{_nearest(class_name, vars(module))}"
+            f"verifier {name!r}: {module_name!r} holds no {class_name!r}{nearest(class_name, vars(module))}"
         )
     if not (isinstance(kind, type) and issubclass(kind, Verifier)):
         raise UnknownVerifier(
@@ -120,14 +120,8 @@ def _options(name: str, kind: type[Verifier], given: dict[str, Any]) -> Any:
     known = {field.name for field in fields(kind.Options)}
     for key in given:
         if key not in known:
-            options = ", ".join(sorted(known)) or "none"
-            raise BadOptions(f"verifier {name!r}: unknown option {key!r}{_nearest(key, known)}; options: {options}")
+            raise BadOptions(f"verifier {name!r}: unknown option {key!r}{nearest(key, known)}")
     try:
         return msgspec.convert(given, kind.Options)
     except (msgspec.ValidationError, ValueError) as error:  # ValueError: the options' own __post_init__
         raise BadOptions(f"verifier {name!r}: {error}") from None
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {near[0]!r}?)" if near else ""

@@ -7,11 +7,12 @@ sampling, prompt. A failed answer is kept with its error, counted, and asked for
 from __future__ import annotations
 
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 from msgspec import Struct
+
+from safeladder.protocol.line_file import LineFile, LineFileError
 
 
 class Response(Struct, omit_defaults=True):
@@ -47,52 +48,23 @@ class _Line(Struct):
     response: Response
 
 
-class ResponseFile:
-    """Answers by item and settings, in memory and, where there is a path, on disk. A line is written once and whole: a torn last one,
-    which a crash leaves, is cut off. One process writes."""
+class ResponseFile(LineFile[_Line]):
+    """Answers by item and settings, in memory and, where there is a path, on disk. One process writes. Raises ResponseFileError."""
 
     def __init__(self, path: Path | None, settings: str) -> None:
+        try:
+            super().__init__(path, _Line)
+        except LineFileError as error:
+            raise ResponseFileError(f"{error}: not an answer; give another `out`") from None
         self._settings = settings
-        self._known: dict[str, Response] = {}
-        self._file = None
-        if path is None:
-            return
-        if path.exists():
-            self._load(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._known = {line.item: line.response for line in self.found if line.settings == settings}
 
     def get(self, item: str) -> Response | None:
         return self._known.get(item)
 
     def add(self, item: str, id: str, response: Response) -> None:
         self._known[item] = response
-        if self._file is not None:
-            self._file.write(msgspec.json.encode(_Line(item, self._settings, id, response)) + b"\n")
-            self._file.flush()  # to the kernel: outlives this process, though not the machine
-
-    def _load(self, path: Path) -> None:
-        content = path.read_bytes()
-        whole = content.rfind(b"\n") + 1
-        if whole < len(content):
-            with path.open("r+b") as file:
-                file.truncate(whole)
-        for number, line in enumerate(content[:whole].splitlines(), 1):
-            try:
-                read = msgspec.json.decode(line, type=_Line)
-            except msgspec.DecodeError as error:
-                raise ResponseFileError(f"{path}:{number}: not an answer: {error}; give another `out`") from None
-            if read.settings == self._settings:
-                self._known[read.item] = read.response
+        self.append([_Line(item, self._settings, id, response)])
 
 
 def digest_of(parts: Any) -> str:

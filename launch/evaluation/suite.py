@@ -20,11 +20,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
-from safeladder.launch.config import ConfigError, nearest
+from safeladder.launch.config import ConfigError
 from safeladder.launch.evaluation.settings import Settings
 from safeladder.launch.evaluation.statistics import Column
 from safeladder.launch.evaluation.store import Response
 from safeladder.protocol.messages import Record, Verdict
+from safeladder.protocol.naming import nearest
 from safeladder.verifiers import reading
 
 Columns = Iterator[tuple[str, Column]]

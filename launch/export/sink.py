@@ -11,8 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Final, Protocol
 
-from safeladder.launch.config import ConfigError, nearest
+from safeladder.launch.config import ConfigError
 from safeladder.launch.events import Event
+from safeladder.protocol.naming import nearest
 
 BUILT_IN: Final = {
     "otlp": "safeladder.launch.export.otlp:OtlpSink",

@@ -19,7 +19,7 @@ import msgspec
 from safeladder.launch import run as runs
 from safeladder.launch import summary
 from safeladder.launch.check import check
-from safeladder.launch.config import Config, ConfigError, nearest
+from safeladder.launch.config import Config, ConfigError
 from safeladder.launch.ladder import state as states
 from safeladder.launch.ladder.evaluating import Evaluate, evaluate_policy
 from safeladder.launch.ladder.files import START, Ladder, Stage
@@ -29,6 +29,7 @@ from safeladder.launch.ladder.state import ClimbState, RungState
 from safeladder.launch.rundir import RunDirectory
 from safeladder.launch.terminal import console
 from safeladder.policies import checkpoint
+from safeladder.protocol.naming import nearest
 
 EXIT_DONE, EXIT_GATE = 0, 1
 

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from safeladder.launch import recipe_files
-from safeladder.launch.config import EMBEDDED, Config, ConfigError, checked, nearest, parse, typed
+from safeladder.launch.config import EMBEDDED, Config, ConfigError, checked, parse, typed
 from safeladder.launch.ladder.gate import SIDES, Gate
 from safeladder.launch.sections import Policy
+from safeladder.protocol.naming import nearest
 
 START: Final = "start"
 OWN: Final = ("base", "from", "gate")

@@ -11,12 +11,12 @@ from safeladder.launch.report.chart import COLOURS, Line, Walk, bars, curves, tr
 from safeladder.launch.report.page import grid, key, section, table
 from safeladder.launch.view.series import NAN, Floats, finite
 from safeladder.launch.view.state import RunView
+from safeladder.verifiers.measure.intervals import wilson
 
 WINDOWS: Final = 10  # points of a trajectory
 # channels that say whether an answer is right: the rules that compare it with a known one
 ANSWERS: Final = ("boxed", "choice", "match", "instruction")
 FEWEST: Final = 3  # steps of a point, where the run has so many
-Z: Final = 1.96  # of a 95 % interval
 
 
 def colours(views: Sequence[RunView]) -> list[tuple[str, str]]:
@@ -46,8 +46,8 @@ def walk(view: RunView, colour: int) -> Walk | None:
         known_safe, known_able = finite(safe[part]), finite(able[part])
         if not len(known_safe) or not len(known_able):
             continue
-        share, count = float(known_safe.mean()), float(np.nansum(samples[part])) or float(len(known_safe))
-        bottom, top = wilson(share, count)
+        share, count = float(known_safe.mean()), int(np.nansum(samples[part])) or len(known_safe)
+        bottom, top = wilson(round(share * count), count)
         x.append(float(known_able.mean()))
         y.append(share)
         low.append(bottom)
@@ -56,13 +56,6 @@ def walk(view: RunView, colour: int) -> Walk | None:
     if not x:
         return None
     return Walk(view.path.name, np.array(x), np.array(y), np.array(low), np.array(high), labels, colour)
-
-
-def wilson(share: float, count: float) -> tuple[float, float]:
-    """95 % interval of a share of `count` samples (Wilson 1927)."""
-    middle = (share + Z * Z / (2 * count)) / (1 + Z * Z / count)
-    half = Z * np.sqrt(share * (1 - share) / count + Z * Z / (4 * count * count)) / (1 + Z * Z / count)
-    return max(0.0, float(middle - half)), min(1.0, float(middle + half))
 
 
 def trajectories(views: Sequence[RunView]) -> str:

@@ -47,6 +47,15 @@ def serves(model: Any) -> bool:
     )
 
 
+def _alike(sizes: Sequence[tuple[int, int]]) -> list[list[int]]:
+    """The places of parts, given as (tokens before, new tokens), in batches of equally many new ones and of about as many before:
+    padding at most doubles what is stored."""
+    batches: dict[tuple[int, int], list[int]] = {}
+    for at, (start, count) in enumerate(sizes):
+        batches.setdefault((start.bit_length(), count), []).append(at)
+    return list(batches.values())
+
+
 def _linears(model: Any) -> list[Any]:
     found = [model.lm_head]
     for layer in model.model.layers:
@@ -142,45 +151,67 @@ class LlamaDecoder(Decoder):
         return states, torch.cat(logits)
 
     def _extend(self, parts: Sequence[tuple[Sequence[int], States]]) -> tuple[list[States], Tensor]:
-        """One forward over the parts, end to end [all tokens]; each attends to itself and to what stands before it."""
-        starts = [tokens(before) for _, before in parts]
-        ends = [start + len(ids) for start, (ids, _) in zip(starts, parts, strict=True)]
-        positions = [at for start, end in zip(starts, ends, strict=True) for at in range(start, end)]
-        layers, heads, features = len(self._layers), self._key_heads, self._features
-        results = [self._buffer.new_empty((layers * 2, heads, end, features)) for end in ends]
+        """One forward over the parts, end to end [all tokens]; each attends to itself and to what stands before it. Parts that are
+        alike attend together: right-aligned, so that their new tokens stand in the same columns."""
+        batches = _alike([(tokens(before), len(ids)) for ids, before in parts])
+        order = [at for batch in batches for at in batch]
+        results: list[Tensor] = []
         masks: list[Tensor | None] = []
-        for (ids, before), start, result in zip(parts, starts, results, strict=True):
-            masks.append(None)
-            if start:
-                result[:, :, :start] = before[0]
-                seen = torch.ones((len(ids), start + len(ids)), dtype=torch.bool, device=result.device)
-                masks[-1] = seen.tril(start)
+        for batch in batches:
+            result, mask = self._aligned([parts[at] for at in batch])
+            results.append(result)
+            masks.append(mask)
+        counts = [len(parts[batch[0]][0]) for batch in batches]
 
         def attend(number: int, query: Tensor, key_value: Tensor) -> Tensor:
             outputs, at = [], 0
-            for start, end, result, mask in zip(starts, ends, results, masks, strict=True):
-                span = slice(at, at + end - start)
+            for batch, count, result, mask in zip(batches, counts, results, masks, strict=True):
+                span = slice(at, at + len(batch) * count)
                 at = span.stop
-                states = result[2 * number : 2 * number + 2]
-                states[:, :, start:] = key_value[span].reshape(end - start, 2, heads, features).permute(1, 2, 0, 3)
+                states = result[2 * number : 2 * number + 2]  # [2, parts, key heads, columns, features]
+                fresh = key_value[span].reshape(len(batch), count, 2, self._key_heads, self._features)
+                states[..., -count:, :] = fresh.permute(2, 0, 3, 1, 4)
                 attended = functional.scaled_dot_product_attention(
-                    query[span].transpose(0, 1)[None],
-                    states[0][None],
-                    states[1][None],
+                    query[span].reshape(len(batch), count, self._query_heads, self._features).transpose(1, 2),
+                    states[0],
+                    states[1],
                     attn_mask=mask,
                     is_causal=mask is None,
                     scale=self._scale,
                     enable_gqa=True,
                 )
-                outputs.append(attended[0].transpose(0, 1).flatten(1))
+                outputs.append(attended.transpose(1, 2).flatten(2).flatten(0, 1))
             return torch.cat(outputs)
 
-        hidden = self._forward([token for ids, _ in parts for token in ids], positions, attend)
-        lasts, at = [], -1
-        for ids, _ in parts:
-            at += len(ids)
-            lasts.append(at)
-        return [[result] for result in results], self._head(hidden[self._tensor(lasts)])
+        positions = [tokens(parts[at][1]) + place for at in order for place in range(len(parts[at][0]))]
+        hidden = self._forward([token for at in order for token in parts[at][0]], positions, attend)
+        states: list[States] = [[] for _ in parts]
+        last, lasts = -1, [0] * len(parts)
+        for batch, result in zip(batches, results, strict=True):
+            for place, at in enumerate(batch):
+                ids, before = parts[at]
+                last += len(ids)
+                lasts[at] = last
+                states[at] = [result[:, place, :, result.shape[3] - tokens(before) - len(ids) :]]
+        return states, self._head(hidden[self._tensor(lasts)])
+
+    def _aligned(self, parts: Sequence[tuple[Sequence[int], States]]) -> tuple[Tensor, Tensor | None]:
+        """Room for the states of parts with as many new tokens each, [layers * 2, parts, key heads, columns, features], with what stands
+        before them in it; and what each new token sees, bool [parts, 1, tokens, columns]; None: itself and all earlier ones."""
+        starts, count = [tokens(before) for _, before in parts], len(parts[0][0])
+        columns = max(starts) + count
+        shape = (len(self._layers) * 2, len(parts), self._key_heads, columns, self._features)
+        if not any(starts):
+            return self._buffer.new_empty(shape), None
+        # zeros: what a row does not see is masked, but 0 * NaN would still be NaN
+        result = self._buffer.new_zeros(shape)
+        for place, (_, before) in enumerate(parts):
+            if before:
+                result[:, place, :, columns - count - starts[place] : columns - count] = before[0]
+        seen = torch.ones((count, columns), dtype=torch.bool, device=result.device).tril(columns - count)
+        padding = columns - count - self._tensor(starts)
+        own = torch.arange(columns, device=result.device) >= padding[:, None]
+        return result, seen & own[:, None, None]
 
     # ------------------------------------------------------------------------------------------------------- a step
 

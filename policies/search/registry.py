@@ -5,12 +5,12 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import fields
-from difflib import get_close_matches
 from typing import Any, Final
 
 import msgspec
 
 from safeladder.policies.search.base import Strategy
+from safeladder.protocol.naming import nearest
 
 STRATEGIES: Final = {
     "best_of_n": "safeladder.policies.search.best_of_n:BestOfN",
@@ -33,7 +33,7 @@ def create(name: str, options: Mapping[str, Any] | None = None) -> Strategy:
     module_name, colon, class_name = STRATEGIES.get(name, name).partition(":")
     if not colon:
         known = (*STRATEGIES, DELIBERATE)
-        raise UnknownStrategy(f"no strategy {name!r}{_nearest(name, known)}; there are {', '.join(known)}")
+        raise UnknownStrategy(f"no strategy {name!r}{nearest(name, known)}")
     try:
         kind = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
@@ -43,16 +43,8 @@ def create(name: str, options: Mapping[str, Any] | None = None) -> Strategy:
     options_known = {field.name for field in fields(kind.Options)}
     for key in options or {}:
         if key not in options_known:
-            raise UnknownStrategy(
-                f"strategy {name!r}: unknown option {key!r}{_nearest(key, options_known)}; "
-                f"options: {', '.join(sorted(options_known))}"
-            )
+            raise UnknownStrategy(f"strategy {name!r}: unknown option {key!r}{nearest(key, options_known)}")
     try:
         return kind(msgspec.convert(dict(options or {}), kind.Options))
     except msgspec.ValidationError as error:
         raise UnknownStrategy(f"strategy {name!r}: {error}") from None
-
-
-def _nearest(name: str, known: Any) -> str:
-    near = get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {near[0]!r}?)" if near else ""

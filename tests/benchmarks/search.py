@@ -132,8 +132,8 @@ async def measure_accuracy(engine: TransformersEngine, asked: Sequence[Asked]) -
 
 async def measure_throughput(engine: TransformersEngine, asked: Sequence[Asked]) -> list[Speed]:
     speed, count = [], len(asked)
-    await search_all(engine, asked, "greedy", {"candidates": 2}, together=True)  # the first batch of a size is slow
     for name, options in THROUGHPUT:
+        await search_all(engine, asked, name, options, together=True)  # the first batch of a size is slow
         beside, quick = await search_all(engine, asked, name, options, together=True)
         alone, slow = await search_all(engine, asked, name, options, together=False)
         same = [a.text for a in beside] == [b.text for b in alone]

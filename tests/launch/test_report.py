@@ -16,7 +16,7 @@ from test_view import line, step, write
 from safeladder.launch.cli import main
 from safeladder.launch.report.chart import Line, _ticks, curves
 from safeladder.launch.report.overview import differences, flattened
-from safeladder.launch.report.training import walk, wilson
+from safeladder.launch.report.training import walk
 from safeladder.launch.report.write import write as report
 
 EVIL = "<script>alert(1)</script>&\"'"
@@ -102,13 +102,6 @@ def test_the_trajectory_is_what_the_steps_say(tmp_path: Path) -> None:
     assert found.x.tolist() == pytest.approx([0.2, 0.5, 0.8])
     assert found.y.tolist() == pytest.approx([0.79, 0.85, 0.91])
     assert (found.low < found.y).all() and (found.high > found.y).all()
-
-
-@given(st.floats(0, 1), st.integers(1, 10**6))
-def test_an_interval_lies_around_its_share(share: float, count: int) -> None:
-    low, high = wilson(share, count)
-    assert 0 <= low <= share + 1e-9 and share - 1e-9 <= high <= 1
-    assert high - low > 0
 
 
 def test_two_runs_stand_beside_each_other_with_what_differs(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def test_the_order_of_verdicts_and_samples_leaves_no_trace(scores, seed):
 
 
 def test_an_unknown_label_is_refused_with_the_known_ones():
-    with pytest.raises(RecipeError, match=r"no family 'safty'.*safety.*did you mean 'safety'"):
+    with pytest.raises(RecipeError, match=r"no family 'safty'.*did you mean 'safety'"):
         rewards(group([], label="safty"), RECIPE)
 
 

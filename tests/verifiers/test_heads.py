@@ -18,7 +18,8 @@ from safeladder.verifiers.heads.encoder import EncoderMissing, locate, shared
 from safeladder.verifiers.heads.model import Head, Shape, view
 from safeladder.verifiers.heads.pieces import WHOLE, Piece, joined, pieces
 from safeladder.verifiers.training import config
-from safeladder.verifiers.training.examples import part
+from safeladder.verifiers.training.examples import Example, part
+from safeladder.verifiers.training.fit import lean
 from safeladder.verifiers.training.heads import train
 from safeladder.verifiers.training.readers import own_requests
 from safeladder.verifiers.training.statements import scenarios
@@ -225,6 +226,22 @@ def test_grounding_features_are_shares(question: str, evidence: str, answer: str
 
 
 # ------------------------------------------------------------------------------------------------ what is trained on
+
+
+@given(st.lists(st.floats(-6, 6, width=32), min_size=1, max_size=40), st.floats(0.01, 1.0), st.data())
+def test_a_head_that_leans_catches_its_share_and_is_never_moved_back(
+    said: list[float], catch: float, data: st.DataObject
+) -> None:
+    targets = data.draw(st.lists(st.integers(0, 1), min_size=len(said), max_size=len(said)).filter(any))
+    head = Head(Shape("first", hidden=4, wide=False))
+    examples = [Example(str(at), "", target, "s", str(at)) for at, target in enumerate(targets)]
+    found, english = torch.tensor(said)[:, None], torch.zeros(len(said), dtype=torch.long)
+    before = head.calibrated(found, english)
+    lean(head, before, examples, catch)
+    after = head.calibrated(found, english)
+    assert (after >= before - 1e-6).all()
+    caught = [bool(p >= 0.5 - 1e-6) for p, target in zip(after, targets, strict=True) if target]
+    assert sum(caught) >= catch * len(caught) - 1e-9 or max(before) < 1e-3
 
 
 def test_a_pattern_of_contrasts_is_never_split() -> None:

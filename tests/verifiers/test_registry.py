@@ -42,7 +42,7 @@ def test_an_unknown_verifier_is_refused_with_a_hint(name: str, hint: str) -> Non
         ("boxed", {"last_numbr": True}, "did you mean 'last_number'"),
         ("boxed", {"last_number": "yes"}, "bool"),
         ("format", {"anything": 1}, "unknown option 'anything'"),
-        ("language", {"x": 1}, "options: none"),
+        ("language", {"x": 1}, "known are none"),
         ("length", {"max_characters": 10, "buffer": 20}, "buffer"),
         ("repetition", {"threshold": 1.0}, "threshold"),
         ("match", {"mode": "fuzzy"}, "fuzzy"),

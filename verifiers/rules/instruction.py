@@ -6,7 +6,6 @@ file does, `instruction_id_list` and `kwargs` in step. The kinds stand in `const
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import typing
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from typing import Any, Final, Literal
 import msgspec
 
 from safeladder.protocol.messages import Record, Verdict
+from safeladder.protocol.naming import nearest
 from safeladder.verifiers.contract import Item, Verifier
 from safeladder.verifiers.rules import constraints_of_form, constraints_of_words
 from safeladder.verifiers.rules.constraints_of_words import Check
@@ -103,10 +103,7 @@ def _list(record: Record, name: str) -> list[Any]:
 
 def _read(place: str, kind: Any, given: Any) -> Constraint:
     if not isinstance(kind, str) or kind not in KINDS:
-        near = difflib.get_close_matches(str(kind), KINDS, n=1, cutoff=0.5)
-        raise ConstraintError(
-            f"{place}: no constraint of kind {kind!r}" + (f"; did you mean {near[0]!r}?" if near else "")
-        )
+        raise ConstraintError(f"{place}: no constraint of kind {kind!r}{nearest(str(kind), KINDS)}")
     place = f"{place} ({kind})"
     if not isinstance(given, Mapping | None):
         raise ConstraintError(f"{place}: arguments must be a map, not {given!r}")

@@ -31,7 +31,8 @@ class Source(msgspec.Struct, forbid_unknown_fields=True):
 class HeadConfig(msgspec.Struct, forbid_unknown_fields=True):
     """One head. `takes`: see `heads.bundle.Said`; `context: grounding`: the numbers of `heads/grounding.py`.
 
-    `baseline`: measure a bag of words (`baseline.py`) on the same rows.
+    `baseline`: measure a bag of words (`baseline.py`) on the same rows. `catch`: share of the positives that 0.5 has to catch, see
+    `fit.lean`; 0: the calibrated probabilities stay as they are.
     """
 
     reads: Literal["first", "second", "both"]
@@ -46,6 +47,7 @@ class HeadConfig(msgspec.Struct, forbid_unknown_fields=True):
     fitting: Fitting = Fitting()
     deduplicate: bool = True
     baseline: bool = False
+    catch: float = 0.0
 
 
 class HeadsConfig(msgspec.Struct, forbid_unknown_fields=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -172,6 +173,14 @@ def calibrate(head: Head, found: Tensor, examples: Sequence[Example]) -> None:
         rows = rows if int(rows.sum()) >= 60 else torch.ones_like(rows)
         scale, bias = _scaling(found[rows], targets[rows])
         head.temperature[place], head.bias[place] = 1.0 / scale, bias
+
+
+def lean(head: Head, said: Tensor, examples: Sequence[Example], catch: float) -> None:
+    """Moves the bias of a calibrated yes-or-no head until 0.5 catches the share `catch` of the validation rows' positives, where it catches
+    fewer: a miss costs more than an alarm. `said`: its probabilities [N]. It is paid for in calibration, which the report shows. Ours."""
+    positives = said[torch.tensor([example.target == 1 for example in examples])]
+    lowest = positives.sort(descending=True).values[math.ceil(catch * len(positives)) - 1]
+    head.bias += torch.logit(lowest.clamp(1e-4, 0.5)).neg()
 
 
 def _scaling(found: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

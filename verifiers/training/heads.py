@@ -25,7 +25,7 @@ from safeladder.verifiers.training.augment import Wraps
 from safeladder.verifiers.training.baseline import accuracies
 from safeladder.verifiers.training.config import ConfigError, HeadConfig, HeadsConfig, load
 from safeladder.verifiers.training.examples import Example, part
-from safeladder.verifiers.training.fit import Context, Corpus, calibrate, fit, logits
+from safeladder.verifiers.training.fit import Context, Corpus, calibrate, fit, lean, logits, probabilities
 from safeladder.verifiers.training.planted import OWN, planted_sentences
 from safeladder.verifiers.training.readers import READERS
 from safeladder.verifiers.training.stages.duplicates import near_duplicates
@@ -155,7 +155,10 @@ def _fitted(
     usable = [example for example in examples if not example.source.endswith(HELD)]
     fitted = fit(shape, [e for e in usable if part(e.group) == "train"], corpus, head.fitting, context)
     chosen = [e for e in usable if part(e.group) == "validation"]
-    calibrate(fitted, logits(fitted, chosen, corpus, context), chosen)
+    said = logits(fitted, chosen, corpus, context)
+    calibrate(fitted, said, chosen)
+    if head.catch:
+        lean(fitted, probabilities(fitted, said, chosen), chosen, head.catch)
     return fitted
 
 

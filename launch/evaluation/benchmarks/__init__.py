@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from safeladder.launch.config import ConfigError, nearest
+from safeladder.launch.config import ConfigError
 from safeladder.launch.evaluation.benchmarks.base import Benchmark
 from safeladder.launch.evaluation.settings import Settings
 from safeladder.launch.evaluation.suite import Suite
 from safeladder.protocol.messages import Record
+from safeladder.protocol.naming import nearest
 
 _HERE: Final = "safeladder.launch.evaluation.benchmarks"
 BENCHMARKS: Final[Mapping[str, str]] = {

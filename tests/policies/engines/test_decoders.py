@@ -76,6 +76,22 @@ def test_prompts_steps_and_changes_of_the_batch_give_the_models_logits(kind, mor
             decoder.join([states])
 
 
+@torch.inference_mode()
+def test_parts_that_go_on_from_prefixes_of_any_length_see_their_own_and_no_other():
+    model, own = built("llama"), built("llama")
+    decoder = LlamaDecoder(model)
+    rows = rows_of(9)
+    befores = [part[:length] for part, length in zip(rows, [0, 1, 2, 3, 5, 6, 7, 1, 0], strict=True)]
+    news = [[60 + at] * count for at, count in enumerate([2, 2, 1, 2, 2, 2, 1, 2, 2])]
+    known = [decoder.extend([(ids, [])])[0][0] if ids else [] for ids in befores]
+    states, logits = decoder.extend(list(zip(news, known, strict=True)))
+    whole = [[*before, *new] for before, new in zip(befores, news, strict=True)]
+    torch.testing.assert_close(logits, wanted(own, whole), atol=2e-4, rtol=0)
+    decoder.join(states)
+    logits = decoder.step([5] * len(whole), [len(ids) for ids in whole])
+    torch.testing.assert_close(logits, wanted(own, [[*ids, 5] for ids in whole]), atol=2e-4, rtol=0)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @torch.inference_mode()
 def test_swapped_weights_are_seen_by_every_product_at_once(tied):
