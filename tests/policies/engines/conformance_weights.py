@@ -1,21 +1,89 @@
-"""The checks of `conformance.py` that change the weights while the engine works."""
+"""What an engine is held to with a model of any size: its numbers are the model's, and so they stay while the weights change under it."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
+from typing import Any, ClassVar
 
 import pytest
 import torch
-from served import agree, until
+from served import Served, agree, expected, until
 
+from safeladder.policies import model as models
 from safeladder.policies import weights
 from safeladder.policies.engines.base import EngineError
 from safeladder.policies.weights import WeightsError
 from safeladder.protocol.messages import Sampling
 
+LIMITS = {"max_sequences": 8, "max_tokens": 8192}
+TEXTS = ["hello", "what is 1 + 1?", "the end of the story is not the beginning of another one", "a"]
+
 
 class WeightsConformance:
+    kind: ClassVar[str]
+    options: ClassVar[Mapping[str, Any]] = {}
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def folder(cls, tmp_path_factory: pytest.TempPathFactory) -> Any:
+        return models.resolve("tiny", tmp_path_factory.mktemp("models"))
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def lasting(cls, folder: Any, tmp_path_factory: Any) -> Iterator[Served]:
+        home = tmp_path_factory.mktemp("publications")
+        served = Served(cls.kind, cls.options, folder, home, **LIMITS)
+        yield served
+        served.close()
+
+    @pytest.fixture
+    def served(self, lasting: Served) -> Iterator[Served]:
+        yield lasting
+        lasting.restore()
+
+    def needs_model(self, served: Served) -> None:
+        if not served.engine.capabilities.real:
+            pytest.skip("its tokens and log-probabilities are invented")
+
+    # ---------------------------------------------------------------------------------------------------- numbers
+
+    def test_greedy_tokens_are_the_models_own(self, served):
+        self.needs_model(served)
+        for text in TEXTS[:2]:
+            ids = served.ids(text)
+            (sample,) = served.run(served.engine.generate(ids, Sampling(max_new_tokens=16, temperature=0.0)))
+            likely = expected(served.model, ids, sample.token_ids)
+            chosen = likely.gather(1, torch.tensor(sample.token_ids)[:, None])[:, 0]
+            assert (likely.amax(1) - chosen < 1e-4).all(), "the most likely token, or one just as likely"
+            assert sample.logprobs == [0.0] * len(sample.token_ids)
+
+    def test_logprobs_are_the_learners_within_tolerance(self, served):
+        self.needs_model(served)
+        prompts = [served.ids(text) for text in TEXTS]
+
+        async def use():
+            sampling = Sampling(samples=2, max_new_tokens=20, temperature=0.8, seed=5)
+            return await asyncio.gather(*(served.engine.generate(ids, sampling) for ids in prompts))
+
+        for ids, samples in zip(prompts, served.run(use()), strict=True):
+            for sample in samples:
+                agree(served.model, ids, sample, temperature=0.8)
+
+    def test_scores_are_the_models_own(self, served):
+        self.needs_model(served)
+        ids, completion = served.ids("hello"), [20, 31, 45, 9]
+        for temperature in (1.0, 0.7):
+            found = served.run(served.engine.score(ids, completion, temperature))
+            want = expected(served.model, ids, completion, temperature).gather(1, torch.tensor(completion)[:, None])
+            torch.testing.assert_close(torch.tensor(found), want[:, 0], atol=2e-4, rtol=0)
+        for bad in (([], completion, 1.0), (ids, completion, 0.0), (ids, [10**7], 1.0)):
+            with pytest.raises(ValueError):
+                served.run(served.engine.score(*bad))
+
+    # ------------------------------------------------------------------------------------------------------- swaps
+
     @pytest.mark.parametrize("policy", ["keep", "recompute"])
     def test_a_swap_in_flight_keeps_the_samples_and_every_token_names_its_weights(self, served, policy):
         if policy not in served.engine.capabilities.swaps:
@@ -46,8 +114,7 @@ class WeightsConformance:
                 agree(changed, ids, sample, temperature=2.0, start=at)
 
     def test_no_new_request_begins_with_what_older_weights_computed(self, served):
-        if not served.engine.capabilities.real:
-            pytest.skip("its tokens and log-probabilities are invented")
+        self.needs_model(served)
         ids = (served.ids("the same prompt before and after") * 40)[
             : 2 * (served.engine.capabilities.prefix_tokens or 8) + 9
         ]

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from safeladder.policies import model as models
@@ -14,7 +15,7 @@ from safeladder.policies import weights
 from safeladder.policies.engines.base import CachePolicy, Engine, GeneratedSequence
 from safeladder.policies.engines.registry import create
 
-DEADLINE_S = 120
+DEADLINE_S = 200
 
 
 class Served:
@@ -61,6 +62,18 @@ class Served:
     def restore(self) -> None:
         if self._foreign:
             self.run(self.swap(self.model))
+
+
+def own_processes() -> set[psutil.Process]:
+    """The processes that this one has started, without the tracker of shared memory, which goes with its parent."""
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if child.status() != psutil.STATUS_ZOMBIE and "resource_tracker" not in " ".join(child.cmdline()):
+                found.add(child)
+        except psutil.NoSuchProcess:
+            continue
+    return found
 
 
 @torch.inference_mode()

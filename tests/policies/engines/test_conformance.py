@@ -21,7 +21,7 @@ class TestTransformers(Conformance):
         """The crash is on purpose: it need not be printed."""
         monkeypatch.setattr(threading, "excepthook", lambda arguments: None)
 
-    def crash(self, engine):
+    def crash(self, engine, own):
         with torch.no_grad():
             engine.model.model.norm.weight.fill_(math.nan)
 
@@ -30,5 +30,5 @@ class TestSimulated(Conformance):
     kind = "simulated"
     options: ClassVar = {"scale": 0.0}
 
-    def crash(self, engine):
+    def crash(self, engine, own):
         engine.fail(RuntimeError("on purpose"))
