@@ -19,7 +19,7 @@ from safeladder.verifiers.heads.model import Head, Shape, view
 from safeladder.verifiers.heads.pieces import WHOLE, Piece, joined, pieces
 from safeladder.verifiers.training import config
 from safeladder.verifiers.training.examples import Example, part
-from safeladder.verifiers.training.fit import lean
+from safeladder.verifiers.training.fit import _scaling, calibrate, lean
 from safeladder.verifiers.training.heads import train
 from safeladder.verifiers.training.readers import own_requests
 from safeladder.verifiers.training.statements import scenarios
@@ -242,6 +242,21 @@ def test_a_head_that_leans_catches_its_share_and_is_never_moved_back(
     assert (after >= before - 1e-6).all()
     caught = [bool(p >= 0.5 - 1e-6) for p, target in zip(after, targets, strict=True) if target]
     assert sum(caught) >= catch * len(caught) - 1e-9 or max(before) < 1e-3
+
+
+@pytest.mark.parametrize(("groups", "own"), [(20, False), (200, True)])
+def test_a_language_of_few_patterns_is_calibrated_with_all_rows(groups: int, own: bool) -> None:
+    head = Head(Shape("first", hidden=4, wide=False))
+    english = [Example(f"word {at}", "", at % 2, "s", f"en{at}") for at in range(400)]
+    chinese = [Example(f"这是第{at}个问题", "", at % 2, "s", f"zh{at % groups}") for at in range(400)]
+    sure = torch.tensor([[2.0 if e.target else -2.0] for e in english] + [[0.5 if e.target else -0.5] for e in chinese])
+    calibrate(head, sure, english + chinese)
+    alone, together = (
+        1.0 / float(_scaling(sure[start:], torch.tensor([e.target for e in [*english, *chinese][start:]]))[0])
+        for start in (400, 0)
+    )
+    assert float(head.temperature[1]) == pytest.approx(alone if own else together, rel=1e-5)
+    assert alone != pytest.approx(together, rel=0.1)
 
 
 def test_a_pattern_of_contrasts_is_never_split() -> None:

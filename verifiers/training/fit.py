@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 import torch
@@ -20,6 +21,7 @@ from safeladder.verifiers.training.examples import Example
 from safeladder.verifiers.training.texts import Texts
 
 log = structlog.get_logger()
+_GROUPS: Final = 100  # of one language, for a calibration of its own
 # what a head is told beside its texts: float32 [N, context]
 Context = Callable[[Sequence[Example], View, View], Tensor]
 
@@ -165,12 +167,13 @@ def languages(examples: Sequence[Example]) -> Tensor:
 
 def calibrate(head: Head, found: Tensor, examples: Sequence[Example]) -> None:
     """Temperature and bias of each language that make the validation rows likeliest (Guo et al., arXiv 1706.04599, section 4.2;
-    with one class this is Platt's scaling). A language with fewer than 60 rows takes the values of all rows."""
+    with one class this is Platt's scaling). A language whose rows come from fewer than `_GROUPS` groups takes the values of all rows: a few
+    patterns of answers, however many rows they make, say little about the next."""
     targets = torch.tensor([example.target for example in examples])
     places = languages(examples)
-    for place in range(len(LANGUAGES)):
-        rows = places == place
-        rows = rows if int(rows.sum()) >= 60 else torch.ones_like(rows)
+    for place, language in enumerate(LANGUAGES):
+        groups = {example.group for example in examples if example.language == language}
+        rows = places == place if len(groups) >= _GROUPS else torch.ones_like(places, dtype=torch.bool)
         scale, bias = _scaling(found[rows], targets[rows])
         head.temperature[place], head.bias[place] = 1.0 / scale, bias
 
