@@ -152,7 +152,7 @@ def _parser() -> argparse.ArgumentParser:
     events = add("events", _events, "list the events of the logs: who says each, and what it means")
     events.add_argument("--markdown", action="store_true", help="with their fields, as the page docs/events.md")
     dead = add("dead", _dead, "list what was set aside after failing too often, or put it back")
-    dead.add_argument("folder", metavar="RUN", type=Path, help=RUN)
+    dead.add_argument("folder", metavar="RUN", type=Path, help="a live run")
     dead.add_argument("--requeue", metavar="ID", help="put this one back, or `all`")
     keys = add("keys", _keys, "make the keys with which a run's processes know each other")
     keys.add_argument("folder", metavar="DIR", type=Path, help="a folder for them, which `hub.keys` then names")
