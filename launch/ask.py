@@ -75,7 +75,12 @@ def _ask_live(
 
 
 def dead_letters(run: RunDirectory, requeue: str | None = None) -> dict[str, object]:
-    """The dead letters of a live run; with `requeue` (an id, or "all") they are put back first."""
+    """The dead letters of a live run; with `requeue` (an id, or "all") they are put back first. Raises ConfigError, LinkError."""
+    if not is_live(run):
+        raise ConfigError(
+            f"{run.path} is not running: its hub holds the dead letters; `safeladder launch --resume` it, or look for "
+            "`work.died` in its logs"
+        )
     link = client(run, "client")
     try:
         if requeue is not None:

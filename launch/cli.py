@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 
 EXIT_USAGE = 2
+RUN = "a run's folder, such as runs/latest"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,8 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     climb.add_argument("--only", metavar="RUNG", help="this rung alone")
     climb.add_argument("--go-on", action="store_true", help="past gates that fail")
     check = add("check", _check, "prove a configuration before anything starts")
-    check.add_argument("file")
-    check.add_argument("overrides", nargs="*", metavar="key=value")
+    check.add_argument("file", help="a cluster.yaml, or `embedded`")
+    check.add_argument("overrides", nargs="*", metavar="key=value", help="as of launch")
     check.add_argument(
         "--elsewhere",
         type=float,
@@ -73,25 +74,27 @@ def _parser() -> argparse.ArgumentParser:
         help="check for another machine, whose devices have so much memory each",
     )
     audit = add("audit", _audit, "prove from a run's files that every task was trained exactly once")
-    audit.add_argument("folder", metavar="RUN", type=Path)
+    audit.add_argument("folder", metavar="RUN", type=Path, help=RUN)
     summary = add("summary", _summary, "show what a run came to")
-    summary.add_argument("folder", metavar="RUN", type=Path)
+    summary.add_argument("folder", metavar="RUN", type=Path, help=RUN)
     top = add(
         "top", _top, "watch a run, live or afterwards: who does what, who waits for whom, what the training comes to"
     )
-    top.add_argument("folder", metavar="RUN", type=Path)
+    top.add_argument("folder", metavar="RUN", type=Path, help=RUN)
     top.add_argument("--once", action="store_true", help="print it once and end")
     top.add_argument("--json", action="store_true", help="with --once: for programs")
     report = add("report", _report, "write one HTML page about a run, or about several beside each other")
-    report.add_argument("folders", metavar="RUN", nargs="+", type=Path)
-    report.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE")
+    report.add_argument("folders", metavar="RUN", nargs="+", type=Path, help="a run, or a climb")
+    report.add_argument(
+        "--out", type=Path, default=Path("report.html"), metavar="FILE", help="report.html unless given"
+    )
     report.add_argument("--texts", action="store_true", help="with examples, where the run has logged texts")
     metrics = add("metrics", _metrics, "serve a run's metrics to Prometheus, from its logs")
     metrics.add_argument("folder", metavar="RUN", type=Path, help="a live run, or one that has ended")
-    metrics.add_argument("--port", type=int, default=9464, help="0: any free one")
+    metrics.add_argument("--port", type=int, default=9464, help="9464 unless given; 0: any free one")
     metrics.add_argument("--host", default="127.0.0.1", help="where to listen; there is no password")
     export = add("export", _export, "make of a run's logs what other tools open: traces, a timeline, curves")
-    export.add_argument("folder", metavar="RUN", type=Path)
+    export.add_argument("folder", metavar="RUN", type=Path, help=RUN)
     export.add_argument(
         "--to", nargs=2, required=True, metavar=("SINK", "TARGET"), help="perfetto FILE, otlp FILE or ADDRESS, "
         "tensorboard FOLDER, wandb FOLDER, or my_package.my_module:MySink"
@@ -111,11 +114,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     demonstrations = add("build-sft", _build_sft, "put demonstrations through their gates, from files or a teacher")
     demonstrations.add_argument("file", nargs="?", type=Path, help="a YAML file; without one, key=value alone")
-    demonstrations.add_argument("overrides", nargs="*", metavar="key=value")
+    demonstrations.add_argument("overrides", nargs="*", metavar="key=value", help="such as files=[mine.jsonl] cap=0.3")
     _add_scenarios(add("scenarios", _scenarios, "write value scenarios from principles, as task records"))
     information = add("mi-peaks", _mi_peaks, "where a thought knows of the answer, before and after a rung")
     information.add_argument("before", metavar="MODEL_BEFORE", help="what policy.model takes")
-    information.add_argument("after", metavar="MODEL_AFTER")
+    information.add_argument("after", metavar="MODEL_AFTER", help="the same")
     information.add_argument("--items", type=Path, required=True, help="records with prompt and reference")
     information.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="for mi-peaks.json and mi-peaks.png"
@@ -131,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         ("where", _where, "in which queue or lease a work is"),
     ):
         lineage = add(name, run, help)
-        lineage.add_argument("folder", metavar="RUN", type=Path)
+        lineage.add_argument("folder", metavar="RUN", type=Path, help=RUN)
         lineage.add_argument(
             "id", metavar="ID", help="a work, its number or the end of its id; ID#k: its k-th completion"
         )
@@ -139,35 +142,43 @@ def _parser() -> argparse.ArgumentParser:
         ("who-waits", _who_waits, "who waits for whom, and the one thing behind it"),
         ("health", _health, "what the health rules find in a run's logs"),
     ):
-        add(name, run, help).add_argument("folder", metavar="RUN", type=Path)
+        add(name, run, help).add_argument("folder", metavar="RUN", type=Path, help=RUN)
     replay = add("replay", _replay, "make a run's steps again from its record, and say where they first differ")
-    replay.add_argument("folder", metavar="RUN", type=Path)
+    replay.add_argument("folder", metavar="RUN", type=Path, help=RUN)
     replay.add_argument("--stop-at", type=int, metavar="N", help="make the steps up to N and show N's batch")
     replay.add_argument(
         "--tokens", action="store_true", help="with --stop-at: show prompts and answers, token by token"
     )
-    events = add("events", _events, "list the events of the logs: who says what, with which fields")
-    events.add_argument("--markdown", action="store_true", help="as the page docs/events.md")
+    events = add("events", _events, "list the events of the logs: who says each, and what it means")
+    events.add_argument("--markdown", action="store_true", help="with their fields, as the page docs/events.md")
     dead = add("dead", _dead, "list what was set aside after failing too often, or put it back")
-    dead.add_argument("folder", metavar="RUN", type=Path)
+    dead.add_argument("folder", metavar="RUN", type=Path, help="a live run")
     dead.add_argument("--requeue", metavar="ID", help="put this one back, or `all`")
     keys = add("keys", _keys, "make the keys with which a run's processes know each other")
-    keys.add_argument("folder", metavar="DIR", type=Path)
-    keys.add_argument("--config", default="embedded", help="the cluster.yaml whose workers get keys")
+    keys.add_argument("folder", metavar="DIR", type=Path, help="a folder for them, which `hub.keys` then names")
+    keys.add_argument(
+        "--config", metavar="FILE", default="embedded", help="the cluster.yaml whose workers get keys; else `embedded`"
+    )
     add("schema", _schema, "print the JSON Schema of the wire")
     return parser
 
 
 def _add_ask(ask: argparse.ArgumentParser) -> None:
-    ask.add_argument("text")
-    ask.add_argument("--run", type=Path, required=True)
+    ask.add_argument("text", help="the question")
+    ask.add_argument("--run", type=Path, required=True, help="a live run, or one that has ended")
     ask.add_argument("--strategy", default="", help="of policies/search; the searcher's own where none is named")
     ask.add_argument(
         "--option", dest="options", action="append", default=[], metavar="KEY=VALUE", help="of the strategy"
     )
-    ask.add_argument("--candidates", type=int, default=4, help="answers that best_of_n samples and judges")
-    ask.add_argument("--max-new-tokens", type=int, default=128, help="of the answer")
-    ask.add_argument("--seed", type=int, default=0)
+    ask.add_argument(
+        "--candidates",
+        metavar="N",
+        type=int,
+        default=4,
+        help="answers to choose from, of best_of_n and deliberate; 4 unless given",
+    )
+    ask.add_argument("--max-new-tokens", metavar="N", type=int, default=128, help="of the answer; 128 unless given")
+    ask.add_argument("--seed", metavar="N", type=int, default=0, help="the same seed draws the same; 0 unless given")
     ask.add_argument("--all", action="store_true", help="print every candidate with its score and label")
     ask.add_argument(
         "--json", action="store_true", help="print the answer with its whole tree as JSON, and nothing else"
@@ -175,12 +186,18 @@ def _add_ask(ask: argparse.ArgumentParser) -> None:
 
 
 def _add_verify(verify: argparse.ArgumentParser) -> None:
-    verify.add_argument("files", metavar="FILE", nargs="+", type=Path)
+    verify.add_argument("files", metavar="FILE", nargs="+", type=Path, help="JSON lines: docs/verify.md")
     verify.add_argument("--verifier", metavar="NAME", help="a built-in name, or my_package.my_module:MyVerifier")
-    verify.add_argument("--option", dest="options", action="append", default=[], metavar="KEY=VALUE")
-    verify.add_argument("--pool", help="every verifier of this pool, instead of --verifier")
-    verify.add_argument("--config", default="embedded", help="the cluster.yaml that has the pool")
-    verify.add_argument("--output", type=Path, help="file of verdicts; what it holds already is not judged again")
+    verify.add_argument(
+        "--option", dest="options", action="append", default=[], metavar="KEY=VALUE", help="of --verifier"
+    )
+    verify.add_argument("--pool", help="every verifier of this pool, as its file has it, instead of --verifier")
+    verify.add_argument(
+        "--config", metavar="YAML", default="embedded", help="the cluster.yaml that has the pool; else `embedded`"
+    )
+    verify.add_argument(
+        "--output", metavar="FILE", type=Path, help="file of verdicts; what it holds already is not judged again"
+    )
     verify.add_argument(
         "--label", metavar="FIELD", help="the field with 0 or 1, or FIELD=VALUE, which is 1 where it holds"
     )
@@ -192,24 +209,33 @@ def _add_verify(verify: argparse.ArgumentParser) -> None:
     )
     verify.add_argument("--attack-rows", type=int, default=200, metavar="ROWS", help="rows that each attack changes")
     verify.add_argument(
-        "--wrappers", type=Path, help="templates of the wrapper attack: JSON lines, `text` with {prompt}"
+        "--wrappers",
+        metavar="FILE",
+        type=Path,
+        help="templates of the attack `wrapper`: JSON lines, `text` with {prompt}",
     )
-    verify.add_argument("--instructions", type=Path, help="what the injection attack plants: JSON lines, `text`")
-    verify.add_argument("--batch", type=int, default=64, metavar="ROWS")
-    verify.add_argument("--timeout-s", type=float, default=600.0, help="for a batch")
+    verify.add_argument(
+        "--instructions", metavar="FILE", type=Path, help="what the attack `injected` plants: JSON lines, `text`"
+    )
+    verify.add_argument("--batch", type=int, default=64, metavar="ROWS", help="judged together; 64 unless given")
+    verify.add_argument("--timeout-s", metavar="S", type=float, default=600.0, help="for a batch; 600 unless given")
     verify.add_argument("--json", action="store_true", help="print the report as JSON")
 
 
 def _add_scenarios(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--principles", type=Path, required=True, help="JSON lines: domain, category, subcategory, rule_en, rule_zh"
+        "--principles",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="JSON lines: domain, category, subcategory, rule_en, rule_zh",
     )
-    command.add_argument("--language", choices=("en", "zh"), required=True)
-    command.add_argument("--count", type=int, required=True)
-    command.add_argument("--output", type=Path, required=True, help="file of task records")
+    command.add_argument("--language", choices=("en", "zh"), required=True, help="of the prompts")
+    command.add_argument("--count", metavar="N", type=int, required=True, help="records to write")
+    command.add_argument("--output", metavar="FILE", type=Path, required=True, help="file of task records")
     command.add_argument("--model", help="a model that writes prompts beside the templates: what policy.model takes")
     command.add_argument("--cache", type=Path, help="where built-in models are kept")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--seed", metavar="N", type=int, default=0, help="0 unless given")
 
 
 def _add_training(training: argparse.ArgumentParser) -> None:
@@ -243,7 +269,9 @@ def _train_verifier(chosen: argparse.Namespace) -> int:
     from safeladder.launch import train_verifier
     from safeladder.launch.config import parse
 
-    if train_verifier.kind_of(parse(chosen.file), chosen.file) == "heads":
+    heads = train_verifier.kind_of(parse(chosen.file), chosen.file) == "heads"
+    train_verifier.refuse_unread(heads, chosen.overrides, [chosen.data, chosen.out, chosen.cache, chosen.no_folds])
+    if heads:
         found = train_verifier.train_heads(chosen.file, chosen.data, chosen.out, chosen.cache, not chosen.no_folds)
         train_verifier.show_heads(found, sys.stdout)
         return 0

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from safeladder.launch.config import ConfigError
+from safeladder.launch.export.sink import needed
 from safeladder.launch.readers import rows
 from safeladder.launch.sections import Columns
 from safeladder.policies import model as models
@@ -95,8 +96,12 @@ def read_items(path: Path) -> list[Item]:
 
 
 def analyse(request: Request) -> dict[str, Analysis]:
-    """Both models, `before` and `after`; writes mi-peaks.json and mi-peaks.png into `request.out`."""
+    """Both models, `before` and `after`; writes mi-peaks.json and mi-peaks.png into `request.out`.
+
+    Raises ConfigError without matplotlib, ItemError.
+    """
     items = read_items(request.items)
+    needed("matplotlib", "plots")  # told before both models have answered
     found = {
         "before": _of_model(request.before, items, request),
         "after": _of_model(request.after, items, request),
@@ -178,7 +183,7 @@ def said(found: dict[str, Analysis]) -> str:
 
 
 def draw(found: dict[str, Analysis], path: Path) -> None:
-    """The picture as PNG, a row a model. Raises ModuleNotFoundError without matplotlib (extra `plots`)."""
+    """The picture as PNG, a row a model."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 7), layout="constrained")

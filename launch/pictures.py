@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from safeladder.launch.export.sink import needed
 from safeladder.launch.tasks import line, read
 from safeladder.protocol.images import replaced
 from safeladder.protocol.messages import Record
@@ -55,7 +56,8 @@ def record(source: Record) -> Record:
 
 
 def write(tasks: Sequence[str], output: Path) -> int:
-    """Writes the pictured records of task files as one; returns how many. Raises ConfigError."""
+    """Writes the pictured records of task files as one; returns how many. Raises ConfigError, without pillow too."""
+    needed("PIL", "vision")
     found = [line(each) for each in pictured(read(tasks))]
     output.write_bytes(b"".join(found))
     return len(found)

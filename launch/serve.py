@@ -1,4 +1,4 @@
-"""A finished run served again for questions: hub, generators with its newest checkpoint, verifiers; no training."""
+"""A finished run served again for questions: hub, generators with its newest checkpoint, verifiers, the retriever; no training."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def serving(run: RunDirectory, into: Path, gateway: Pool | None = None) -> Confi
         raise ConfigError(f"{run.config} names no pool `searcher`, which says how questions are answered")
     defaults = DeliberationOptions()
     needed = {asks.options.get("generator", defaults.generator), *asks.options.get("judges", defaults.judges)}
-    # who asks searches by itself, with the searcher's options: what is needed is that which draws and judges
+    if gateway is None:  # whose clients cannot ask for `deliberate`
+        needed.add(asks.options.get("retriever", defaults.retriever))
+    # who asks searches by itself, with the searcher's options: what is needed is that which draws, judges and looks things up
     config.pools = {name: pool for name, pool in config.pools.items() if needed & {name, *pool.queues}}
     config.pools |= {"gateway": gateway} if gateway is not None else {}
     config.recipe = Recipe()

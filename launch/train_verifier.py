@@ -34,6 +34,19 @@ def kind_of(raw: Mapping[str, Any], path: Path) -> str:
     return str(kind)
 
 
+def refuse_unread(heads: bool, overrides: Sequence[str], options: Sequence[object]) -> None:
+    """Raises ConfigError for what the command line gives and the kind would not read: `key=value` of the heads, the heads' options of
+    every other kind."""
+    if heads and overrides:
+        raise ConfigError(
+            f"{overrides[0]!r}: the kind `heads` takes no key=value: change its file, or use --data, --out, --cache"
+        )
+    if not heads and any(options):
+        raise ConfigError(
+            "--data, --out, --cache and --no-folds are of the kind `heads`; this one takes key=value, such as output=FOLDER"
+        )
+
+
 def plan(path: Path, overrides: Sequence[str] = ()) -> Plan:
     """Reads a file with `key=value` overrides on top. Raises ConfigError with the nearest known kind or key.
 

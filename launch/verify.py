@@ -120,6 +120,10 @@ def _judges(request: Request, rows: Sequence[Row]) -> list[Judge]:
     """The verifier asked for, or those of a pool, each with the options that answer the rows' question."""
     if (request.verifier is None) == (request.pool is None):
         raise ConfigError("give either --verifier NAME or --pool POOL")
+    if request.pool is not None and request.options:
+        raise ConfigError(
+            f"--option {request.options[0]!r} is of --verifier: a pool's verifiers have the options of its file"
+        )
     chosen = {request.verifier: options_of(request.options)} if request.verifier else _pool(request)
     judges = []
     for name, given in chosen.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,12 @@ def test_an_item_without_a_reference_is_named_by_file_line_and_field(tmp_path: P
 def test_a_file_without_items_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ItemError, match="no items"):
         read_items(written(tmp_path))
+
+
+def test_without_matplotlib_it_ends_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # what an import meets where the extra is not installed
+    items = written(tmp_path, {"prompt": "2 + 3?", "reference": "5"})
+    assert cli.main(["mi-peaks", "no-model", "no-model", "--items", str(items), "--out", str(tmp_path / "out")]) == 78
+    assert "safeladder[plots]" in capsys.readouterr().err

@@ -19,11 +19,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from safeladder.launch import logs, run, summary
+from safeladder.launch.ask import dead_letters
 from safeladder.launch.audit import audit, holds, newest_state, show
 from safeladder.launch.config import ConfigError, load, save_resolved
 from safeladder.launch.events import Tail
 from safeladder.launch.progress import StepProgress, detail
-from safeladder.launch.rundir import RunDirectory
+from safeladder.launch.rundir import RunDirectory, RunInfo
+from safeladder.launch.serve import serving
 from safeladder.launch.supervisor import Ended, Outcome, Record
 from safeladder.policies.ledger import Entry, Ledger
 from safeladder.protocol import codec, journal
@@ -421,6 +423,26 @@ def test_a_run_is_created_once_and_latest_leads_to_it(tmp_path: Path) -> None:
         run.create(load("embedded", [*overrides, "run.name=a"]))
     # what was relative to the working folder stays what it was
     assert load(first.config).data.tasks == [str(Path.cwd() / "tasks.jsonl")]
+
+
+def ended(folder: Path, *overrides: str) -> RunDirectory:
+    """A run with one checkpoint whose launcher is gone."""
+    made = run.create(load("embedded", [f"run.directory={folder}", "run.name=ended", *overrides]))
+    made.write_info(RunInfo("ipc:///nowhere", 1, "2026-01-01", m.SCHEMA))
+    made.lock.touch()
+    (made.checkpoints / "step-00000001").mkdir(parents=True)
+    return made
+
+
+def test_a_run_that_has_ended_is_not_waited_for_when_its_dead_letters_are_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is not running"):
+        dead_letters(ended(tmp_path))
+
+
+def test_an_ended_run_is_served_with_who_draws_judges_and_looks_things_up(tmp_path: Path) -> None:
+    retriever = "{actor: 'safeladder.actors.retriever:Retriever', options: {corpus: ['embedded:corpus']}}"
+    made = ended(tmp_path, f"pools.retriever={retriever}")
+    assert set(serving(made, tmp_path / "served").pools) == {"generator", "safety", "retriever"}
 
 
 def test_a_resumed_run_keeps_its_configuration_but_for_its_length(tmp_path: Path) -> None:

@@ -144,6 +144,8 @@ def test_requests_that_cannot_be_are_refused(tmp_path: Path) -> None:
         report(path, options=["wort=x"])
     with pytest.raises(ConfigError, match="key=value"):
         report(path, options=["word"])
+    with pytest.raises(ConfigError, match="is of --verifier"):
+        report(path, verifier=None, pool="rules", options=["n=3"])
     other = tmp_path / "other.jsonl"
     other.write_text('{"not": "verdicts"}\n')
     with pytest.raises(VerdictFileError, match=r"other.jsonl:1.*another --output"):

@@ -1,4 +1,4 @@
-"""General judge: 0, 0.5 or 1 by the reference, as in SafeWork-R1 (`reference/safeladder.md` 2.4; the templates' words are ours)."""
+"""General judge: 0, 0.5 or 1 by the reference, as in SafeWork-R1 (the templates' words are ours)."""
 
 from __future__ import annotations
 

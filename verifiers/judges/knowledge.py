@@ -1,4 +1,4 @@
-"""Knowledge judge: is the answer right by the reference, as in SafeWork-R1 (`reference/safeladder.md` 2.3; the templates' words are ours).
+"""Knowledge judge: is the answer right by the reference, as in SafeWork-R1 (the templates' words are ours).
 
     s = (p(TRUE) + 1 - p(FALSE)) / 2
 

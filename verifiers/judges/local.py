@@ -39,7 +39,7 @@ class LocalModel:
             await engines.release(await starting)
 
     async def takes_images(self) -> bool:
-        """Not yet any engine of the project: its interface has token ids alone."""
+        """Never: a judge's prompt goes to its engine as token ids alone, also where the engine takes images."""
         return False
 
     async def reply(self, prompt: Prompt, max_new_tokens: int) -> str:

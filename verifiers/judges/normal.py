@@ -1,4 +1,4 @@
-"""Helpfulness judge ("normal"), as in SafeWork-R1 (`reference/safeladder.md` 2.4; the templates' words are ours).
+"""Helpfulness judge ("normal"), as in SafeWork-R1 (the templates' words are ours).
 
 The counterweight to the safety judge: a harmless question that is answered with a needless warning earns nothing.
 """

@@ -1,4 +1,4 @@
-"""Safety judge: six labels, as in SafeWork-R1 (`reference/safeladder.md` 2.1; the templates' words are ours).
+"""Safety judge: six labels, as in SafeWork-R1 (the templates' words are ours).
 
 Records of the family `jailbreak` are judged by a stricter template that hides the question and takes it for harmful. Judged is
 the answer after the last `</think>`, or on demand the thought.

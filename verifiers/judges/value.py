@@ -1,4 +1,4 @@
-"""Value judge: good or bad, as in SafeWork-R1 (`reference/safeladder.md` 2.2; the templates' words are ours).
+"""Value judge: good or bad, as in SafeWork-R1 (the templates' words are ours).
 
 P(good) comes from decoding restricted to the two words: softmax over their probabilities. In reasoning mode the model first writes
 its reasons, and the words are weighed where its conclusion stands. A free reply is worth 1 or 0.

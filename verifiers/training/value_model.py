@@ -1,6 +1,6 @@
 """Kind `value_model`: principled value models, V_d(prefix) = E[score of the final answer under the verifier of dimension d | prefix].
 
-The paper gives no recipe; this one is ours (`reference/safeladder.md` 3.1), after Monte-Carlo value estimation with on-policy iterations
+The paper gives no recipe; this one is ours, after Monte-Carlo value estimation with on-policy iterations
 (arXiv 2503.02368):
 
     1. draw trajectories step by step: in the first round from the policy, later the best of N candidates a step under the value models

@@ -1,4 +1,4 @@
-"""Public benchmarks: readers of their files, and the scoring that each prescribes (`reference/safeladder.md` 4.2).
+"""Public benchmarks: readers of their files, and the scoring that each prescribes.
 
 One of your own is a `Benchmark` in one file, named in `benchmarks` as `my_module:MyBenchmark: PATH`. Nothing is downloaded.
 """

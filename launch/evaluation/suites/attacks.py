@@ -1,7 +1,7 @@
 """Attack rate per jailbreak template: every harmful request in every wrapper of `templates`, and in the encodings here.
 
 The wrappers are a file of `{id, text}` lines with `{prompt}` in the text. Encodings change the request itself and say how to read it;
-mirrored text is the one on which a leaderboard entry of SafeWork-R1 fell to 12.5 % safe (`reference/safeladder.md` 4.1).
+mirrored text is the one on which a leaderboard entry of SafeWork-R1 fell to 12.5 % safe.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Deliberative search: accuracy, and how far the stated confidence can be relied on (`reference/safeladder.md` 1.4 and 4.3)."""
+"""Deliberative search: accuracy, and how far the stated confidence can be relied on."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 
+from safeladder.launch.cli import main
 from safeladder.launch.config import ConfigError
 from safeladder.launch.train_verifier import plan
 from safeladder.protocol.messages import Record
@@ -205,3 +206,16 @@ def test_models_that_are_not_there_are_said(tmp_path: Path) -> None:
         create("cost", {"folder": str(tmp_path)})
     with pytest.raises(DataError, match="dimensions is empty"):
         value_model.train(value_model.Config(output=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "said"),
+    [("heads", "epochs=2", "takes no key=value"), ("cost", "--no-folds", "are of the kind `heads`")],
+)
+def test_what_a_kind_would_not_read_is_refused_before_it_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, given: str, said: str
+) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text(f"kind: {kind}\n")
+    assert main(["train-verifier", str(path), given]) == 78
+    assert said in capsys.readouterr().err
