@@ -244,6 +244,25 @@ def test_a_head_that_leans_catches_its_share_and_is_never_moved_back(
     assert sum(caught) >= catch * len(caught) - 1e-9 or max(before) < 1e-3
 
 
+SHARE = st.floats(0, 1, width=32)
+
+
+@given(SHARE, SHARE, SHARE, st.tuples(SHARE, SHARE).map(sorted))
+def test_compliance_with_a_harmful_request_never_makes_an_answer_seem_better(
+    share: float, said: float, harm: float, refusals: list[float]
+) -> None:
+    found = [
+        bundle.complied(
+            share,
+            torch.tensor([said]),
+            {"prompt_harm": torch.tensor([harm]), "refusal": torch.tensor([[1 - r, 0.0, r]])},
+        ).item()
+        for r in refusals
+    ]
+    assert -1e-6 <= found[1] <= found[0] + 1e-6 <= 1 + 2e-6
+    assert share > 0 or found == pytest.approx([said, said])
+
+
 @pytest.mark.parametrize(("groups", "own"), [(20, False), (200, True)])
 def test_a_language_of_few_patterns_is_calibrated_with_all_rows(groups: int, own: bool) -> None:
     head = Head(Shape("first", hidden=4, wide=False))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -76,7 +76,9 @@ class Bundle:
                 if name != PLANTED:
                     takes = self.said[name].takes
                     given = self.context(takes, *sides) if takes else context
-                    result[name] = head.calibrated(head(*sides, given), languages)
+                    result[name] = complied(
+                        head.shape.complied, head.calibrated(head(*sides, given), languages), result
+                    )
         return result
 
     @torch.no_grad()
@@ -105,6 +107,14 @@ class Bundle:
         if path.stat().st_size > LIMIT_BYTES:
             raise HeadsError(f"{path} has {path.stat().st_size} bytes; heads that ship stay under {LIMIT_BYTES}")
         return version
+
+
+def complied(share: float, said: Tensor, others: Mapping[str, Tensor]) -> Tensor:
+    """P(harm) [N] of answers, of which a `share` comes of what holds for answers of any origin: they do harm where they are no refusal and
+    the request may be harmful, (1 - P(refusal)) max(P(prompt harm), 1/2). `others`: what the heads before it said. Ours."""
+    if not share:
+        return said
+    return (1 - share) * said + share * (1 - others["refusal"][:, -1]) * others["prompt_harm"].clamp(min=0.5)
 
 
 def load(path: Path) -> tuple[Bundle, str]:

@@ -32,7 +32,7 @@ class Shape:
     `hidden` 0, for a head that reads both: the segments count only by how those of the two texts relate. `windowed`, for a yes-or-no head
     that reads the first: each window of the text is read by itself, and the highest logit is the text's.
     `divides`: where the first text is empty, the second's first segment stands for it: a claim before its reason, a request before its
-    excuse.
+    excuse. `complied`: the share of the probability that comes of `bundle.complied`.
     """
 
     reads: Reads
@@ -42,6 +42,7 @@ class Shape:
     wide: bool = True
     windowed: bool = False
     divides: bool = False
+    complied: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ class Source(msgspec.Struct, forbid_unknown_fields=True):
 class HeadConfig(msgspec.Struct, forbid_unknown_fields=True):
     """One head. `takes`: see `heads.bundle.Said`; `context: grounding`: the numbers of `heads/grounding.py`.
 
-    `baseline`: measure a bag of words (`baseline.py`) on the same rows. `catch`: share of the positives that 0.5 has to catch, see
+    `baseline`: measure a bag of words (`baseline.py`) on the same rows. `complied`: see `heads.model.Shape`; it wants heads
+    `prompt_harm` and `refusal` before it. `catch`: share of the positives that 0.5 has to catch, see
     `fit.lean`; 0: the calibrated probabilities stay as they are.
     """
 
@@ -42,6 +43,7 @@ class HeadConfig(msgspec.Struct, forbid_unknown_fields=True):
     wide: bool = True
     windowed: bool = False
     divides: bool = False
+    complied: float = 0.0
     takes: list[str] = []
     context: Literal["", "grounding"] = ""
     fitting: Fitting = Fitting()

@@ -13,7 +13,7 @@ import structlog
 import torch
 from torch import Tensor, nn
 
-from safeladder.verifiers.heads.bundle import Bundle
+from safeladder.verifiers.heads.bundle import Bundle, complied
 from safeladder.verifiers.heads.model import LANGUAGES, Head, Shape, View, view
 from safeladder.verifiers.heads.pieces import Piece
 from safeladder.verifiers.training.augment import Wraps
@@ -65,6 +65,15 @@ class Corpus:
     def sides(self, examples: Sequence[Example]) -> tuple[View, View]:
         """First and second texts as a verifier's heads are given them."""
         return self.bundle.sides([self._pieces[e.first] for e in examples], [self._pieces[e.second] for e in examples])
+
+    def said(self, examples: Sequence[Example]) -> dict[str, Tensor]:
+        """The probabilities of the heads that are in `bundle` by then."""
+        first, second = ([self._pieces[getattr(e, side)] for e in examples] for side in ("first", "second"))
+        parts = [
+            self.bundle(first[at : at + 256], second[at : at + 256], languages(examples[at : at + 256]))
+            for at in range(0, len(examples), 256)
+        ]
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
     def augmented(self, examples: Sequence[Example], fitting: Fitting, draw: random.Random) -> tuple[View, View]:
         """First and second texts, some wrapped or padded as `draw` decides."""
@@ -207,6 +216,7 @@ def _scaling(found: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-def probabilities(head: Head, found: Tensor, examples: Sequence[Example]) -> Tensor:
-    """Calibrated: [N] of yes, or [N, classes]."""
-    return head.calibrated(found, languages(examples))
+def probabilities(head: Head, found: Tensor, examples: Sequence[Example], corpus: Corpus) -> Tensor:
+    """Calibrated, as a verifier is told them: [N] of yes, or [N, classes]."""
+    said = head.calibrated(found, languages(examples))
+    return complied(head.shape.complied, said, corpus.said(examples)) if head.shape.complied else said

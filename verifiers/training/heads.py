@@ -106,10 +106,12 @@ HELD = " (held out)"
 
 
 def _shape(head: HeadConfig, bundle: Bundle) -> Shape:
+    if head.complied and not {"prompt_harm", "refusal"} <= bundle.said.keys():
+        raise ConfigError("complied: wants the heads prompt_harm and refusal before this one")
     taken = sum(bundle.said[name.partition("@")[0]].shape.classes for name in head.takes)
     classes = 1 if len(head.classes) == 2 else len(head.classes)
     context = taken + (grounding.FEATURES if head.context else 0)
-    return Shape(head.reads, classes, head.hidden, context, head.wide, head.windowed, head.divides)
+    return Shape(head.reads, classes, head.hidden, context, head.wide, head.windowed, head.divides, head.complied)
 
 
 def _context(head: HeadConfig, bundle: Bundle) -> Context | None:
@@ -158,7 +160,7 @@ def _fitted(
     said = logits(fitted, chosen, corpus, context)
     calibrate(fitted, said, chosen)
     if head.catch:
-        lean(fitted, probabilities(fitted, said, chosen), chosen, head.catch)
+        lean(fitted, probabilities(fitted, said, chosen, corpus), chosen, head.catch)
     return fitted
 
 

@@ -29,7 +29,7 @@ _SEED = 7
 def figures(head: Head, held: Sequence[Example], corpus: Corpus, context: Context | None) -> dict[str, Any]:
     """Slice -> figures: `all`, `en`, `zh`, each source, and all contrasts. `caught`: positives called so; `flagged`: negatives called so;
     `matched`: accuracy among second texts of like length."""
-    said = probabilities(head, logits(head, held, corpus, context), held)
+    said = probabilities(head, logits(head, held, corpus, context), held, corpus)
     slices: dict[str, list[int]] = {"all": list(range(len(held)))}
     for row, example in enumerate(held):
         slices.setdefault(example.language, []).append(row)
@@ -134,7 +134,7 @@ def _filled(template: str, text: str) -> str:
 
 def _decisions(head: Head, rows: Sequence[Example], corpus: Corpus, context: Context | None) -> np.ndarray[Any, Any]:
     corpus.prepare(rows)
-    said = probabilities(head, logits(head, rows, corpus, context), rows)
+    said = probabilities(head, logits(head, rows, corpus, context), rows, corpus)
     chosen: np.ndarray[Any, Any] = (said >= 0.5).long().numpy() if said.ndim == 1 else said.argmax(1).numpy()
     return chosen
 
