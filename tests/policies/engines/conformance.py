@@ -204,6 +204,7 @@ class Conformance(WeightsConformance):
             plans = [("late", "training", 5), ("early", "training", -5), ("user", "interactive", 9)]
             tasks = [asyncio.create_task(one(name, 8, lane, priority)) for name, lane, priority in plans]
             await until(lambda: served.engine.statistics()["waiting"] >= 3)
+            await served.engine.health()  # an answer from behind the requests: a server has got them all by then
             await served.engine.resume()
             await asyncio.gather(*tasks)
 

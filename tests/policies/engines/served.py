@@ -44,12 +44,13 @@ class Served:
     def ids(self, text: str) -> list[int]:
         return models.encode_prompt(self.tokenizer, text)
 
-    def changed(self, factor: float) -> Any:
-        """The model with all its weights multiplied: other greedy tokens, other log-probabilities."""
+    def changed(self, seed: int) -> Any:
+        """The model with other weights, each some two per cent away, as after many steps: far beyond rounding, and still a model."""
         model, _ = models.load(self.folder)
+        generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for parameter in model.parameters():
-                parameter.mul_(factor)
+                parameter.mul_(1 + 0.02 * torch.randn(parameter.shape, generator=generator))
         return model
 
     async def swap(self, model: Any, cache: CachePolicy | None = None) -> int:
