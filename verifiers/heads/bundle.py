@@ -69,7 +69,7 @@ class Bundle:
         self, first: Sequence[Piece], second: Sequence[Piece], languages: Tensor, context: Tensor | None = None
     ) -> dict[str, Tensor]:
         """Calibrated probabilities by head: [N] of yes, or [N, classes]. `context`: for heads that take numbers from outside."""
-        result = {}
+        result: dict[str, Tensor] = {}
         with torch.inference_mode():
             sides = self.sides(first, second)
             for name, head in self.heads.items():
