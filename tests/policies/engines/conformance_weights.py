@@ -91,7 +91,7 @@ class WeightsConformance:
         ids, old, changed = served.ids("hello"), served.engine.version, served.changed(1)
 
         async def use():
-            sampling = Sampling(samples=3, max_new_tokens=200, temperature=2.0, seed=1)
+            sampling = Sampling(samples=3, max_new_tokens=80, temperature=2.0, seed=1)
             before = served.engine.statistics()["generated_tokens"]
             running = asyncio.create_task(served.engine.generate(ids, sampling))
             await until(lambda: served.engine.statistics()["generated_tokens"] > before + 20)
