@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Generic, Self, TypeVar
@@ -23,13 +23,14 @@ class LineFile(Generic[Line]):
     short is cut off when the file is opened. Raises LineFileError, which names the line, for one that does not read as `kind`, and OSError.
     """
 
-    def __init__(self, path: Path | None, kind: type[Line]) -> None:
-        self.found: list[Line] = []  # what stood there before
+    def __init__(self, path: Path | None, kind: type[Line], take: Callable[[Line], None]) -> None:
+        """`take` is given each line that stands there already, in order."""
         self._file = None
         if path is None:
             return
         if path.exists():
-            self.found = _read(path, kind)
+            for line in _read(path, kind):
+                take(line)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab")
 
@@ -48,16 +49,14 @@ class LineFile(Generic[Line]):
             self._file.close()
 
 
-def _read(path: Path, kind: type[Line]) -> list[Line]:
+def _read(path: Path, kind: type[Line]) -> Iterator[Line]:
     content = path.read_bytes()
     whole = content.rfind(b"\n") + 1
     if whole < len(content):
         with path.open("r+b") as file:
             file.truncate(whole)
-    found = []
     for number, line in enumerate(content[:whole].splitlines(), 1):
         try:
-            found.append(msgspec.json.decode(line, type=kind))
+            yield msgspec.json.decode(line, type=kind)
         except msgspec.DecodeError as error:
             raise LineFileError(f"{path}:{number}: {error}") from None
-    return found

@@ -53,11 +53,14 @@ class VerdictFile(LineFile[_Line]):
     """Verdicts by row and verifier, in memory and, where there is a path, on disk. Raises VerdictFileError."""
 
     def __init__(self, path: Path | None = None) -> None:
+        self._known: dict[tuple[str, str], Verdict] = {}
         try:
-            super().__init__(path, _Line)
+            super().__init__(path, _Line, self._keep)
         except LineFileError as error:
             raise VerdictFileError(f"{error}: not a line of verdicts; give another --output") from None
-        self._known = {(line.row, line.spec): line.verdict for line in self.found}
+
+    def _keep(self, line: _Line) -> None:
+        self._known[line.row, line.spec] = line.verdict
 
     def get(self, row: Row, spec: str) -> Verdict | None:
         return self._known.get((row.digest().hex(), spec))
@@ -67,7 +70,8 @@ class VerdictFile(LineFile[_Line]):
             _Line(row.digest().hex(), spec, row.record.id, row.where, verdict)
             for row, verdict in zip(rows, verdicts, strict=True)
         ]
-        self._known |= {(line.row, spec): line.verdict for line in lines}
+        for line in lines:
+            self._keep(line)
         self.append(lines)
 
 

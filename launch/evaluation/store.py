@@ -52,19 +52,24 @@ class ResponseFile(LineFile[_Line]):
     """Answers by item and settings, in memory and, where there is a path, on disk. One process writes. Raises ResponseFileError."""
 
     def __init__(self, path: Path | None, settings: str) -> None:
+        self._settings = settings
+        self._known: dict[str, Response] = {}
         try:
-            super().__init__(path, _Line)
+            super().__init__(path, _Line, self._keep)
         except LineFileError as error:
             raise ResponseFileError(f"{error}: not an answer; give another `out`") from None
-        self._settings = settings
-        self._known = {line.item: line.response for line in self.found if line.settings == settings}
+
+    def _keep(self, line: _Line) -> None:
+        if line.settings == self._settings:
+            self._known[line.item] = line.response
 
     def get(self, item: str) -> Response | None:
         return self._known.get(item)
 
     def add(self, item: str, id: str, response: Response) -> None:
-        self._known[item] = response
-        self.append([_Line(item, self._settings, id, response)])
+        line = _Line(item, self._settings, id, response)
+        self._keep(line)
+        self.append([line])
 
 
 def digest_of(parts: Any) -> str:

@@ -155,17 +155,12 @@ class LlamaDecoder(Decoder):
         alike attend together: right-aligned, so that their new tokens stand in the same columns."""
         batches = _alike([(tokens(before), len(ids)) for ids, before in parts])
         order = [at for batch in batches for at in batch]
-        results: list[Tensor] = []
-        masks: list[Tensor | None] = []
-        for batch in batches:
-            result, mask = self._aligned([parts[at] for at in batch])
-            results.append(result)
-            masks.append(mask)
-        counts = [len(parts[batch[0]][0]) for batch in batches]
+        aligned = [self._aligned([parts[at] for at in batch]) for batch in batches]
 
         def attend(number: int, query: Tensor, key_value: Tensor) -> Tensor:
             outputs, at = [], 0
-            for batch, count, result, mask in zip(batches, counts, results, masks, strict=True):
+            for batch, (result, mask) in zip(batches, aligned, strict=True):
+                count = len(parts[batch[0]][0])
                 span = slice(at, at + len(batch) * count)
                 at = span.stop
                 states = result[2 * number : 2 * number + 2]  # [2, parts, key heads, columns, features]
@@ -187,7 +182,7 @@ class LlamaDecoder(Decoder):
         hidden = self._forward([token for at in order for token in parts[at][0]], positions, attend)
         states: list[States] = [[] for _ in parts]
         last, lasts = -1, [0] * len(parts)
-        for batch, result in zip(batches, results, strict=True):
+        for batch, (result, _) in zip(batches, aligned, strict=True):
             for place, at in enumerate(batch):
                 ids, before = parts[at]
                 last += len(ids)

@@ -10,15 +10,14 @@ multiplier is the one that the step was taken with.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from resumable import put_between
+
+from safeladder.launch.events import Event, merged
 
 BEGIN, END = "<!-- training: written by tests/benchmarks/deliberation.py -->", "<!-- end of training -->"
 RUNG = "search"
@@ -26,52 +25,39 @@ PART = 3  # steps in a row of the table
 RIGHT = ("certain and right", "unsure and right")
 
 
-def events(run: Path, pool: str, name: str) -> Iterator[dict[str, Any]]:
-    for path in sorted((run / "logs").glob(f"{pool}-*.jsonl*")):
-        for line in path.read_bytes().splitlines():
-            event = json.loads(line)
-            if event["event"] == name:
-                yield event
-
-
-def outcomes(run: Path) -> dict[int, Counter[str]]:
-    """Step -> how often each outcome."""
-    labels = {
-        event["id"]: event["verdicts"]["deliberation"]["labels"]
-        for event in events(run, "rules", "group.judged")
-        if "deliberation" in event["verdicts"]
-    }
-    found: dict[int, Counter[str]] = defaultdict(Counter)
-    for event in events(run, "learner", "group.trained"):
-        found[event["step"]].update(labels[event["id"]])
-    return dict(sorted(found.items()))
-
-
 def rows(run: Path) -> list[dict[str, float]]:
     """One row a step."""
-    counts = outcomes(run)
-    looked: dict[str, dict[str, Any]] = {event["id"]: event for event in events(run, "searcher", "group.deliberated")}
-    of_step: dict[int, list[str]] = defaultdict(list)
-    for event in events(run, "learner", "group.trained"):
-        of_step[event["step"]].append(event["id"])
+    labels: dict[str, list[str]] = {}  # work -> the outcome of each of its trajectories
+    looked: dict[str, Event] = {}
+    trained: dict[int, list[str]] = defaultdict(list)
+    steps: list[Event] = []
+    for event in merged(run / "logs"):
+        match event["event"]:
+            case "group.judged" if "deliberation" in event["verdicts"]:
+                labels[event["id"]] = event["verdicts"]["deliberation"]["labels"]
+            case "group.deliberated":
+                looked[event["id"]] = event
+            case "group.trained":
+                trained[event["step"]].append(event["id"])
+            case "step.completed":
+                steps.append(event)
     found = []
-    for event in events(run, "learner", "step.completed"):
-        step = event["step"]
-        total = counts[step].total()
-        groups = [looked[id] for id in of_step[step] if id in looked]
+    for event in steps:
+        works, held = trained[event["step"]], event["constraints"]["false_certain"]
+        counts = Counter(label for work in works for label in labels[work])
+        total = counts.total()
         found.append(
             {
-                "step": step,
-                "accuracy": sum(counts[step][label] for label in RIGHT) / total,
-                "certain": (counts[step]["certain and right"] + counts[step]["false certain"]) / total,
-                "false certain": counts[step]["false certain"] / total,
-                "no answer": counts[step]["no answer"] / total,
-                "multiplier": event["constraints"]["false_certain"]["multiplier"],
-                "estimate": event["constraints"]["false_certain"]["cost"],
-                "searches": sum(group["search"] for group in groups) / total,
-                "well formed": sum(group["well_formed"] for group in groups) / total,
+                "step": event["step"],
+                "accuracy": sum(counts[label] for label in RIGHT) / total,
+                "certain": (counts["certain and right"] + counts["false certain"]) / total,
+                "false certain": counts["false certain"] / total,
+                "no answer": counts["no answer"] / total,
+                "multiplier": held["multiplier"],
+                "searches": sum(looked[work]["search"] for work in works) / total,
+                "well formed": sum(looked[work]["well_formed"] for work in works) / total,
                 "reward": event["reward_mean"],
-                "limit": event["constraints"]["false_certain"]["limit"],
+                "limit": held["limit"],
             }
         )
     return found
