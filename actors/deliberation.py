@@ -242,7 +242,9 @@ class Deliberation:
     def asked(self, name: str, question: m.Question) -> Asked:
         """The question as the pools know it, its works named after `name`."""
         language = language_of(question.text)
-        extra = {"turns": msgspec.to_builtins(question.turns)} if question.turns else {}
+        extra: dict[str, Any] = {"turns": msgspec.to_builtins(question.turns)} if question.turns else {}
+        if question.images:
+            extra["images"] = question.images
         record = m.Record(id=name, label="question", prompt=question.text, language=language, extra=extra)
         policy = self._config.policy
         return Asked(name, record, question.system or policy.system, policy.prefix + question.begun)

@@ -1,4 +1,5 @@
 """Where a process gets the images of a record from: the run's store where its folder can be seen, else pulled from the feeder.
+Those that a gateway's client shows are in the run's folder of guests while they are needed.
 
 What was pulled is kept in this host's own copy of the run's folder, so that it comes once. Called on a thread: it may wait for the
 network, never longer than `silence_s` without a byte. If the feeder dies meanwhile, the pull goes on with its successor, which serves
@@ -16,7 +17,7 @@ import structlog
 from safeladder.launch.rundir import RunDirectory
 from safeladder.protocol import chunk_shell
 from safeladder.protocol.chunks import ChunkError
-from safeladder.protocol.image_store import ImageStore
+from safeladder.protocol.image_store import ImageStore, read_verified
 from safeladder.protocol.images import Image, ImageError, Reference, references
 from safeladder.protocol.keys import WorkerKeys, load_worker
 from safeladder.protocol.messages import Record
@@ -30,7 +31,8 @@ class ImageSource:
 
     def __init__(self, actor: Actor, silence_s: float = 30.0) -> None:
         self._link, self._silence_s = actor.link, silence_s
-        self.store = ImageStore(RunDirectory(actor.context.directory).images)
+        run = RunDirectory(actor.context.directory)
+        self.store, self._guests = ImageStore(run.images), run.guests
         folder = actor.config.hub.keys
         self._keys = load_worker(Path(folder), actor.context.name) if folder else None
         self._log = structlog.get_logger()
@@ -39,13 +41,19 @@ class ImageSource:
         """The record's images, each of which is in the store afterwards. Raises ImageError."""
         found = references(record)
         for reference in found:
-            if not self.store.path(reference.hash).exists():
+            if not self.path(reference.hash).exists():
                 self._pull(reference)
         return found
 
+    def path(self, hash: str) -> Path:
+        """Where the image is: in the store, or with those that a gateway's client shows; of one that is in neither, in the store."""
+        stored = self.store.path(hash)
+        shown = (folder / self.store.name(hash) for folder in self._guests.glob("*")) if not stored.exists() else ()
+        return next((place for place in shown if place.exists()), stored)
+
     def images(self, record: Record) -> list[Image]:
         """The record's images, read and verified. Raises ImageError."""
-        return [Image(each.type, self.store.read(each.hash)) for each in self.fetch(record)]
+        return [Image(each.type, read_verified(self.path(each.hash), each.hash)) for each in self.fetch(record)]
 
     def _pull(self, reference: Reference) -> None:
         announced = self._link.state.get("images", {})

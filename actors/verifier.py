@@ -85,7 +85,7 @@ class VerifierPool(Actor):
         if not images.has_images(record):
             return record
         found = self._images.fetch(record)
-        placed = [{"path": str(self._images.store.path(each.hash)), "type": each.type} for each in found]
+        placed = [{"path": str(self._images.path(each.hash)), "type": each.type} for each in found]
         return images.replaced(record, placed)
 
     def _items(self, delivery: Delivery, record: m.Record) -> list[Item]:

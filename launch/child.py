@@ -14,13 +14,17 @@ import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safeladder.launch.processes import Process
+
+if TYPE_CHECKING:
+    from safeladder.launch.prefork import Prefork
 
 TAIL_BYTES = 4096
 TAIL_LINES = 8
 _PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None)
+LIBC = ctypes.CDLL(None)
 
 
 @dataclass(frozen=True)
@@ -48,24 +52,16 @@ class Child:
     Make it on the launcher's main thread: the kernel sends the parent's-death signal when the thread that made it ends.
     """
 
-    def __init__(self, process: Process) -> None:
-        """Starts it. Raises OSError when its command cannot be run."""
+    def __init__(self, process: Process, prefork: Prefork | None = None) -> None:
+        """Starts it, by `prefork` if that can. Raises OSError when its command cannot be run."""
         self.process = process
         self.started = time.monotonic()
         process.output.parent.mkdir(parents=True, exist_ok=True)
-        parent = os.getpid()
         with process.output.open("ab") as output:
             self._offset = output.tell()
-            self._popen = subprocess.Popen(
-                process.command,
-                env=process.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=lambda: _die_with(parent),
-            )
-        self.pid = self._popen.pid
+        forked = prefork.fork(process.command, process.environment, process.output) if prefork else None
+        self._popen = None if forked else _start(process)
+        self.pid = forked or self._popen.pid
         try:
             self.pidfd: int | None = os.pidfd_open(self.pid)
         except OSError:
@@ -91,7 +87,7 @@ class Child:
     def reap(self) -> Exit:
         """Collects an ended process and kills what it left in its group. Call once, after `ended`."""
         self.kill_group()
-        code = self._popen.wait()
+        code = self._popen.wait() if self._popen else os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
         if self.pidfd is not None:
             os.close(self.pidfd)
         return Exit(code, time.monotonic() - self.started, last_lines(self.process.output, self._offset))
@@ -109,8 +105,22 @@ def last_lines(path: Path, offset: int = 0) -> list[str]:
     return [line for line in text.splitlines() if line.strip()][-TAIL_LINES:]
 
 
-def _die_with(parent: int) -> None:
-    """Runs in the new process before its command: asks for SIGKILL at the parent's death, and goes if it is dead."""
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with(parent: int) -> None:
+    """Runs in a new process before anything else: asks for SIGKILL at the parent's death, and goes if it is dead."""
+    LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
+
+
+def _start(process: Process) -> subprocess.Popen[bytes]:
+    parent = os.getpid()
+    with process.output.open("ab") as output:
+        return subprocess.Popen(
+            process.command,
+            env=process.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=lambda: die_with(parent),
+        )

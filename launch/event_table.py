@@ -704,6 +704,16 @@ LAUNCHER: Final[dict[str, Row]] = {
         "A sink failed and is left out from here on.",
         {"sink": "str: its name", "error": _ERROR, "advice": _ADVICE},
     ),
+    "prefork.ready": (
+        "launcher",
+        "The process that others are forked from has its imports done.",
+        {"seconds": "float s: that took", "child_pid": "int: its"},
+    ),
+    "prefork.lost": (
+        "launcher",
+        "It is not to be had: processes are started the plain way, which takes longer.",
+        {"reason": _REASON, "child_pid": "int: its"},
+    ),
     "process.restarted": (
         "launcher",
         "A process was started again.",

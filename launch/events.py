@@ -6,8 +6,10 @@ import contextlib
 import heapq
 import math
 import os
+import time
 from collections.abc import Iterator
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,6 +17,7 @@ import msgspec
 
 Event = dict[str, Any]
 _File = tuple[int, int]  # device and inode
+LATELY_NS = 2_000_000_000
 _decoder = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -31,6 +34,7 @@ class Tail:
         self._offsets: dict[_File, int] = {}
         self._seen: dict[_File, int] = {}  # file -> the reading that met it last
         self._readings = 0
+        self._listed: tuple[int, list[Path]] = (-1, [])
         self.torn = 0
         if from_end:
             for path in files(folder, pattern):
@@ -39,8 +43,13 @@ class Tail:
 
     def read(self) -> Iterator[Event]:
         self._readings += 1
-        for path in files(self._folder, self._pattern):
+        for path in self._files():
             try:
+                status = path.stat()
+                key = (status.st_dev, status.st_ino)
+                self._seen[key] = self._readings
+                if self._offsets.get(key, 0) == status.st_size:
+                    continue
                 file = path.open("rb")
             except FileNotFoundError:  # rotated away since it was listed: the next reading finds it
                 continue
@@ -55,6 +64,16 @@ class Tail:
         for key in [key for key, met in self._seen.items() if met < self._readings - 2]:
             del self._seen[key]
             self._offsets.pop(key, None)
+
+    def _files(self) -> list[Path]:
+        """Listed again when the folder has changed, or so lately that its time cannot tell."""
+        try:
+            changed = self._folder.stat().st_mtime_ns
+        except FileNotFoundError:
+            return []
+        if changed != self._listed[0] or time.time_ns() - changed < LATELY_NS:
+            self._listed = (changed, files(self._folder, self._pattern))
+        return self._listed[1]
 
     def _lines(self, file: BinaryIO, key: _File) -> Iterator[Event]:
         file.seek(self._offsets.get(key, 0))
@@ -102,7 +121,12 @@ def _when(event: Event) -> str:
 
 def seconds(event: Event) -> float:
     """Its time, in seconds since 1970; 0 for a line that has none."""
+    return _seconds(str(event.get("ts", "")))
+
+
+@lru_cache(4096)  # whoever looks at an event asks for it
+def _seconds(text: str) -> float:
     try:
-        return datetime.fromisoformat(str(event["ts"])).timestamp()
-    except (KeyError, ValueError):
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
         return 0.0

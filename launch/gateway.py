@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -69,7 +70,7 @@ async def _beside(run: RunDirectory, given: dict[str, Any], tell: Callable[[str]
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
     try:
-        server = Server(options, config, link, folder, log)
+        server = Server(options, config, link, folder, log, run.guests / f"serve-{os.getpid()}")
         tell(server.address)
         watching = asyncio.create_task(_until_ended(run, stopping))
         await server.serve(stopping)

@@ -65,9 +65,7 @@ class LineFile:
             self._secrets += [msgspec.json.encode(text)[1:-1] for text in plain if len(text) >= 8]
 
     def write(self, **event: Any) -> None:
-        with self._changed:
-            told = self._lost
-        if told:
+        if told := self._lost:
             event["dropped_lines"] = told
         line = msgspec.json.encode(event, enc_hook=repr) + b"\n"
         for secret in self._secrets:
@@ -80,7 +78,8 @@ class LineFile:
             self._lost -= min(told, self._lost)
             self._queue.append((line, told))
             self._queued_bytes += len(line)
-            self._changed.notify_all()
+            if len(self._queue) == 1:  # else the thread has not come to the others yet
+                self._changed.notify_all()
 
     def write_through(self, **event: Any) -> None:
         """For errors: the process may end right after."""

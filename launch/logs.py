@@ -59,7 +59,7 @@ def configure(run: str, role: str, replica: int, path: Path, level: str = "info"
     )
     logging.basicConfig(handlers=[_Library()], level=logging.WARNING, force=True)
     logging.captureWarnings(True)
-    logger: Logger = structlog.get_logger()
+    logger: Logger = structlog.get_logger().bind()  # bound: one that is not would be with each line
     return logger
 
 
@@ -87,9 +87,14 @@ class _Stamp:
     def __init__(self, identity: dict[str, Any]) -> None:
         self._identity = identity
         self._sequence = itertools.count()
+        self._clock = (-1, "")  # a second, and how it is written
 
     def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        second, rest = divmod(time.time_ns(), 1_000_000_000)
+        clock = self._clock
+        if second != clock[0]:
+            clock = self._clock = (second, datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S"))
+        now = f"{clock[1]}.{rest // 1_000_000:03d}Z"
         head = {"ts": now, "mono_ns": time.monotonic_ns(), "level": event.pop("level"), "event": event.pop("event")}
         return {**head, **self._identity, "seq": next(self._sequence), **event}
 

@@ -39,6 +39,7 @@ class Process:
     stage: int = 0
     server: bool = True
     final: bool = False
+    forks: bool = False
 
     @property
     def pool(self) -> str:
@@ -52,7 +53,7 @@ class Process:
 def plan(config: Config, run: RunDirectory) -> list[Process]:
     """Every process of the run, in the order of starting: the hub, then the pools as the file has them."""
     command = [sys.executable, "-m", "safeladder.actors.hub", "--run", str(run.path)]
-    environment = {**os.environ, **_defaults(config, threads=1)}
+    environment = {**os.environ, **defaults(config, threads=1)}
     hub = Process(f"{HUB}/0", command, environment, run.output(HUB, 0), config.hub.restart, stage=_LAST)
     return [hub] + [
         _process(config, run, name, pool, replica)
@@ -77,7 +78,7 @@ def _process(config: Config, run: RunDirectory, name: str, pool: Pool, replica: 
     final = any(route[-1] in queues for route in routes)
     source = name == "feeder" or (pool.actor or "").endswith(":Feeder")
     on_route = any(queues & set(route) for route in routes)
-    environment = {**os.environ, **_defaults(config, pool.threads), **pool.env}
+    environment = {**os.environ, **defaults(config, pool.threads), **pool.env}
     if pool.command is not None:
         command = list(pool.command)
         environment |= _introduction(config, run, f"{name}/{replica}", pool)
@@ -94,10 +95,11 @@ def _process(config: Config, run: RunDirectory, name: str, pool: Pool, replica: 
         _SOURCE if source else _LEARNER if final else _WORKERS,
         server=pool.command is None or on_route,
         final=final,
+        forks=pool.command is None and pool.python is None and not pool.env and pool.device == "cpu",
     )
 
 
-def _defaults(config: Config, threads: int) -> dict[str, str]:
+def defaults(config: Config, threads: int) -> dict[str, str]:
     """Environment of every process; a pool's own `env` goes before it."""
     variables = {
         "OMP_NUM_THREADS": str(threads),

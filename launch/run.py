@@ -19,7 +19,8 @@ from safeladder.launch.config import Config, ConfigError, load, save_resolved
 from safeladder.launch.export.feed import Feed, live_sinks
 from safeladder.launch.guardian import Guardian
 from safeladder.launch.monitor import Monitor
-from safeladder.launch.processes import plan
+from safeladder.launch.prefork import Prefork
+from safeladder.launch.processes import defaults, plan
 from safeladder.launch.progress import StepProgress
 from safeladder.launch.readers import is_path
 from safeladder.launch.rundir import RunDirectory, RunInfo
@@ -86,10 +87,16 @@ def launch(config: Config, run: RunDirectory, stream: TextIO) -> Outcome:
         monitor = Monitor(run.path / "logs", Layout.of(config), from_end=resumed)
         feed = Feed(run.path / "logs", sinks, from_end=resumed)
         watch = Watch(config, run, guardian)
-        supervisor = Supervisor(plan(config, run), guardian, watch.on_exit, watch.stalled, progress.notice)
+        processes = plan(config, run)
+        prefork = None
+        if sum(process.forks for process in processes) > 1:  # else it takes as long as it saves
+            prefork = Prefork({**os.environ, **defaults(config, threads=1)}, run.output("prefork", 0))
+        supervisor = Supervisor(processes, guardian, watch.on_exit, watch.stalled, progress.notice, prefork=prefork)
         try:
             outcome = supervisor.run()
         finally:
+            if prefork is not None:
+                prefork.close()
             watch.close()
             progress.close()
             monitor.close()

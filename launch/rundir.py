@@ -7,6 +7,7 @@ checkpoints/         committed states of the learner        weights/            
 feeder/curriculum.json  what was planned (data.curriculum)
 summary.json         what the run came to                   lock                held by the running launcher
 images/              images of the records, by hash
+guests/              images of the gateways' clients, while they are shown
 weights.key          secret that signs the publications, mode 0600
 """
 
@@ -75,6 +76,10 @@ class RunDirectory:
     @property
     def images(self) -> Path:
         return self.path / "images"
+
+    @property
+    def guests(self) -> Path:
+        return self.path / "guests"
 
     @property
     def weights_key(self) -> Path:

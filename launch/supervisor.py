@@ -32,12 +32,13 @@ import structlog
 
 from safeladder.launch.child import Child, Exit
 from safeladder.launch.guardian import Guardian
+from safeladder.launch.prefork import Prefork
 from safeladder.launch.processes import HUB, Process
 
 EXIT_DONE, EXIT_FAILED, EXIT_CONFIGURATION, EXIT_INTERRUPTED = 0, 1, 78, 130
 MAX_BACKOFF_S = 30.0
 TICK_S = 1.0
-POLL_S = 0.05  # how often to ask where the kernel has no pidfd
+POLL_S = 0.05  # how often to ask whether prefork is ready, and for ends where the kernel has no pidfd
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Supervisor:
 
     on_exit: told the name of each worker that has ended, so that the hub can give its work to others. stalled: asked
     each second for workers that make no progress, with the seconds. notice: given a line for the user on each restart
-    or failure.
+    or failure. prefork: what starts those that may fork.
     """
 
     def __init__(
@@ -116,10 +117,11 @@ class Supervisor:
         stalled: Callable[[], Sequence[tuple[str, float]]] = list,
         notice: Callable[[str], None] = lambda text: None,
         limits: Limits = Limits(),
+        prefork: Prefork | None = None,
     ) -> None:
         self._slots = [_Slot(process, Record(process.name)) for process in processes]
         self._guardian, self._limits = guardian, limits
-        self._on_exit, self._stalled, self._notice = on_exit, stalled, notice
+        self._on_exit, self._stalled, self._notice, self._prefork = on_exit, stalled, notice, prefork
         self._log: Any = structlog.get_logger()
         self._phase = Phase.RUNNING
         self._code, self._reason = EXIT_FAILED, "ended before it began"
@@ -235,8 +237,12 @@ class Supervisor:
 
     def _start(self, slot: _Slot) -> None:
         slot.due = None
+        prefork = self._prefork if slot.process.forks else None
+        if prefork is not None and prefork.preparing():
+            slot.due = time.monotonic() + POLL_S
+            return
         try:
-            child = slot.child = Child(slot.process)
+            child = slot.child = Child(slot.process, prefork)
         except OSError as error:
             reason = f"{slot.process.name}: cannot run {slot.process.command[0]!r}: {error.strerror}"
             self._log.error("process.failed", name=slot.process.name, reason=reason)

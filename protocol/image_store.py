@@ -51,11 +51,15 @@ class ImageStore:
 
     def read(self, hash: str) -> bytes:
         """The bytes of that hash. Raises ImageError when they are not here, or are others."""
-        place = self.path(hash)
-        try:
-            data = place.read_bytes()
-        except OSError as error:
-            raise ImageError(f"the image {hash} cannot be read from {place}: {error.strerror}") from None
-        if hash_of(data) != hash:
-            raise ImageError(f"{place} does not hold the image of that hash: it was altered")
-        return data
+        return read_verified(self.path(hash), hash)
+
+
+def read_verified(place: Path, hash: str) -> bytes:
+    """The bytes of a file that has this hash. Raises ImageError when it is not there, or holds others."""
+    try:
+        data = place.read_bytes()
+    except OSError as error:
+        raise ImageError(f"the image {hash} cannot be read from {place}: {error.strerror}") from None
+    if hash_of(data) != hash:
+        raise ImageError(f"{place} does not hold the image of that hash: it was altered")
+    return data

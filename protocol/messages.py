@@ -155,7 +155,8 @@ class Question(Struct, tag="question", omit_defaults=True):
 
     `candidates` is the N of best-of-N. `strategy` is a name of `policies/search`, empty for the searcher's own default, with
     `options` of its own. `tokens`, `calls` and `seconds` bound what the search may spend; None is the searcher's limit.
-    `begun` is text of the answer that stands already, a thought that a person has edited for instance.
+    `begun` is text of the answer that stands already, a thought that a person has edited for instance. `images` are shown with `text`:
+    references (`protocol/images.py`) to the run's store.
     """
 
     text: Text
@@ -171,6 +172,7 @@ class Question(Struct, tag="question", omit_defaults=True):
     seconds: Annotated[float, Meta(gt=0)] | None = None
     turns: Annotated[list[Turn], Meta(max_length=1000)] = []
     begun: Text = ""
+    images: Annotated[list[dict[str, Any]], Meta(max_length=16)] = []
 
 
 class Candidate(Struct, omit_defaults=True):

@@ -18,7 +18,7 @@ from safeladder.launch.audit import audit, holds
 from safeladder.launch.cli import main
 from safeladder.launch.events import Tail
 from safeladder.launch.ladder import state as states
-from safeladder.launch.ladder.climb import Climb, Request
+from safeladder.launch.ladder.climb import Climb, ClimbError, Request
 from safeladder.launch.ladder.files import read
 from safeladder.launch.rundir import RunDirectory
 
@@ -123,5 +123,22 @@ def test_a_ladder_that_has_changed_is_not_climbed_on_in_the_same_folder(
     climbed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["climb", str(LADDER), f"directory={climbed.parent}", "settings.learner={learning_rate: 0.5}"]) == 1
-    assert "another ladder" in capsys.readouterr().err
+    assert (
+        "another ladder, or other settings (rung 1-cot-sft, rung 2-all-families, rung 4-search)"
+        in capsys.readouterr().err
+    )
     assert list((climbed / RUNGS[0] / "checkpoints").iterdir())
+
+
+def test_rungs_to_come_may_change_and_those_that_were_begun_may_not(climbed: Path, tmp_path: Path) -> None:
+    state = states.load(climbed)
+    for later in RUNGS[1:]:
+        del state.rungs[later], state.begun[later]
+    (tmp_path / climbed.name).mkdir()
+    states.save(tmp_path / climbed.name, state)
+    ladder = read(LADDER, [f"directory={tmp_path}"])
+    ladder.stages[2].raw["learner"] = {"learning_rate": 0.5}
+    assert Climb(ladder, io.StringIO()).run(Request(only=RUNGS[0])) == 0
+    ladder.stages[0].raw["learner"] = {"learning_rate": 0.5}
+    with pytest.raises(ClimbError, match=r"settings \(rung 1-cot-sft\)"):
+        Climb(ladder, io.StringIO()).run(Request(only=RUNGS[0]))

@@ -30,10 +30,12 @@ from safeladder.actors.deliberation import Deliberation, DeliberationOptions, to
 from safeladder.actors.gateway import access, replies
 from safeladder.actors.gateway.api import Api
 from safeladder.actors.gateway.desk import Desk
+from safeladder.actors.gateway.guests import GuestImages
 from safeladder.actors.gateway.limits import Admission
 from safeladder.actors.gateway.requests import Bounds
 from safeladder.actors.interventions import Interventions
 from safeladder.launch.config import Config, ConfigError
+from safeladder.launch.rundir import RunDirectory
 from safeladder.policies.finding import resolve
 from safeladder.protocol.transport import Link
 
@@ -69,9 +71,13 @@ class GatewayOptions(DeliberationOptions):
 class Server:
     """An HTTP server over a link to a run. Binds when it is made, so that its address is known."""
 
-    def __init__(self, options: GatewayOptions, config: Config, link: Link, folder: Path, log: Any) -> None:
-        """`folder`: of the policy's model. Raises ConfigError for an address that may not or cannot be bound, and for a model
-        without tokenizer.json."""
+    def __init__(
+        self, options: GatewayOptions, config: Config, link: Link, folder: Path, log: Any, guests: Path
+    ) -> None:
+        """`folder`: of the policy's model; `guests`: this gateway's own, for images.
+
+        Raises ConfigError for an address that may not or cannot be bound, and for a model without tokenizer.json.
+        """
         keys, local = access.load(options.keys_file), access.is_loopback(options.host)
         if keys.open and not local:
             raise ConfigError(
@@ -100,6 +106,7 @@ class Server:
             context_of(folder),
             Interventions(deliberation, link, tokenizer, options.sessions, options.session_idle_s),
             config.policy.system,
+            GuestImages(guests) if "vision_config" in _settings(folder) else None,
         )
         self._socket = _bind(options.host, options.port)
         host, port = self._socket.getsockname()[:2]
@@ -158,7 +165,8 @@ class Gateway(Actor):
         folder = await asyncio.to_thread(
             resolve, self.config.policy.model, Path(self.config.policy.cache) if self.config.policy.cache else None
         )
-        self._server = await asyncio.to_thread(Server, self.options, self.config, self.link, folder, self.log)
+        guests = RunDirectory(self.context.directory).guests / self.context.name.replace("/", "-")
+        self._server = await asyncio.to_thread(Server, self.options, self.config, self.link, folder, self.log, guests)
         self.log.info("gateway.listening", address=self._server.address, keys=not self._server.desk.access.open)
 
     async def run(self) -> None:
@@ -194,8 +202,14 @@ async def _not_found(request: Request, error: Exception) -> Response:
 
 def context_of(folder: Path) -> int | None:
     """Tokens of prompt and answer together that the model was made for; None where its config.json does not say."""
-    value = json.loads((folder / "config.json").read_text("utf-8")).get("max_position_embeddings")
+    settings = _settings(folder)
+    value = settings.get("max_position_embeddings", settings.get("text_config", {}).get("max_position_embeddings"))
     return value if isinstance(value, int) else None
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text("utf-8"))
+    return found
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +19,7 @@ from safeladder.actors.deliberation import Deliberation
 from safeladder.actors.gateway import replies
 from safeladder.actors.gateway.connections import EventStream, unless_gone
 from safeladder.actors.gateway.desk import Asked, Desk, as_error
+from safeladder.actors.gateway.guests import GuestImages
 from safeladder.actors.gateway.policy_stream import News, PolicyStream
 from safeladder.actors.gateway.requests import Bounds, RequestError, Wanted, model_names, read
 from safeladder.actors.gateway.sessions import SessionRoutes
@@ -27,6 +29,7 @@ from safeladder.actors.pools import Caller
 from safeladder.policies.search.registry import UnknownStrategy
 from safeladder.policies.search.tree import Node
 from safeladder.protocol import messages as m
+from safeladder.protocol.images import ImageError
 from safeladder.protocol.transport import Link, LinkError
 
 CONSOLE: Final = Path(__file__).parent / "console.html"
@@ -53,9 +56,12 @@ class Api:
         context: int | None,
         interventions: Interventions,
         system: str | None,
+        guests: GuestImages | None,
     ) -> None:
+        """guests: where clients' images go; None for a policy that does not see."""
         self.desk, self._deliberation, self._link, self._tokenizer = desk, deliberation, link, tokenizer
         self._prefix, self._bounds, self._piece, self._context = prefix, bounds, piece_tokens, context
+        self._guests = guests
         self._sessions = SessionRoutes(desk, interventions, bounds, system, prefix, self._fits)
         self._since = int(time.time())
 
@@ -110,6 +116,7 @@ class Api:
     async def _chat(self, asked: Asked) -> Response:
         wanted = read(await self.desk.body(asked), self._bounds)
         self._fits(wanted)
+        wanted = await self._shown(asked, wanted)
         reply = replies.Reply(asked.id, wanted.model)
         if wanted.question.strategy:
             return await self._by_search(asked, wanted, reply)
@@ -121,6 +128,21 @@ class Api:
         texts = [question.system or "", *(turn.content for turn in question.turns), question.text]
         tokens = sum(len(self._tokenizer.encode(text, add_special_tokens=False).ids) for text in texts)
         self._room(tokens, wanted)
+
+    async def _shown(self, asked: Asked, wanted: Wanted) -> Wanted:
+        """The request with its images where the pools find them as long as it is at work."""
+        if not wanted.images:
+            return wanted
+        if self._guests is None:
+            raise RequestError("this policy takes no images: send text alone", "messages", code="unsupported_content")
+        try:
+            references, release = await self._guests.hold(wanted.images)
+        except ImageError as error:
+            raise RequestError(f"an image cannot be shown: {error}", "messages", code="invalid_image") from None
+        except OSError as error:
+            raise RequestError(f"no image can be kept here now: {error.strerror}", status=503) from None
+        asked.place.at_end(release)
+        return replace(wanted, question=msgspec.structs.replace(wanted.question, images=references), images=[])
 
     def _room(self, prompt_tokens: int, wanted: Wanted) -> None:
         asked_for = wanted.question.max_new_tokens

@@ -30,12 +30,15 @@ class Place:
     """One request's place among those at work, until `leave`, which may be called twice."""
 
     def __init__(self, leave: Callable[[], None]) -> None:
-        self._leave: Callable[[], None] | None = leave
+        self._at_end = [leave]
+
+    def at_end(self, act: Callable[[], None]) -> None:
+        """Something else to do when the request is no longer at work."""
+        self._at_end.append(act)
 
     def leave(self) -> None:
-        if self._leave is not None:
-            self._leave()
-            self._leave = None
+        while self._at_end:
+            self._at_end.pop()()
 
 
 class Admission:

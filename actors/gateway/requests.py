@@ -1,13 +1,13 @@
 """What a client may ask, in OpenAI's form, and what it means here.
 
-Whatever would change the answer and cannot be done is refused with the reason, never passed over in silence: an image, a tool, a
-penalty, an unknown field. What changes nothing (`user`, `metadata`, `store`) is accepted.
+Whatever would change the answer and cannot be done is refused with the reason, never passed over in silence: a tool, a penalty,
+an unknown field. What changes nothing (`user`, `metadata`, `store`) is accepted.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
@@ -16,6 +16,8 @@ from msgspec import Meta, Struct
 
 from safeladder.policies.search import registry
 from safeladder.protocol import messages as m
+from safeladder.protocol.images import MAX_IMAGES, Image, ImageError
+from safeladder.protocol.images import read as read_image
 
 POLICY: Final = "policy"
 
@@ -28,11 +30,17 @@ class RequestError(Exception):
         self.status, self.param, self.code = status, param, code
 
 
+class ImageURL(Struct):
+    url: str
+    detail: str | None = None
+
+
 class Part(Struct):
-    """A part of a message's content. `type` other than "text" is refused later, by name."""
+    """A part of a message's content. `type` other than "text" and "image_url" is refused later, by name."""
 
     type: str
     text: str | None = None
+    image_url: ImageURL | None = None
 
 
 class Message(Struct):
@@ -101,7 +109,10 @@ class Bounds:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """A request that can be served. `question.strategy` is empty for the policy's own answer, drawn as `sampling` says."""
+    """A request that can be served. `question.strategy` is empty for the policy's own answer, drawn as `sampling` says.
+
+    `images` are shown with the question: they have yet to be put where the pools find them.
+    """
 
     model: str
     question: m.Question
@@ -110,6 +121,7 @@ class Wanted:
     usage: bool  # a last chunk with the usage
     logprobs: bool
     steps: bool
+    images: list[Image]
 
 
 def model_names() -> list[str]:
@@ -135,7 +147,7 @@ def read(body: bytes, bounds: Bounds) -> Wanted:
         registry.create(strategy, asked.safeladder.options)
     elif asked.safeladder != Extension():
         raise RequestError(f"these are for strategies, and {POLICY!r} is none", "safeladder")
-    system, turns, text = _conversation(asked.messages)
+    system, turns, text, images = _conversation(asked.messages)
     question = m.Question(
         text,
         system,
@@ -151,7 +163,7 @@ def read(body: bytes, bounds: Bounds) -> Wanted:
     )
     usage = asked.stream_options is not None and asked.stream_options.include_usage
     return Wanted(
-        asked.model, question, sampling, bool(asked.stream), usage, bool(asked.logprobs), asked.safeladder.steps
+        asked.model, question, sampling, bool(asked.stream), usage, bool(asked.logprobs), asked.safeladder.steps, images
     )
 
 
@@ -212,9 +224,10 @@ def _sampling(asked: ChatRequest, bounds: Bounds) -> m.Sampling:
     )
 
 
-def _conversation(messages: Iterable[Message]) -> tuple[str | None, list[m.Turn], str]:
-    """System message, earlier turns, and what the user says now. Messages of one role in a row count as one."""
+def _conversation(messages: Sequence[Message]) -> tuple[str | None, list[m.Turn], str, list[Image]]:
+    """System message, earlier turns, what the user says now and shows with it. Messages of one role in a row count as one."""
     said: list[tuple[str, str]] = []
+    shown: list[Image] = []
     for number, message in enumerate(messages):
         place = f"messages[{number}]"
         role = "system" if message.role == "developer" else message.role
@@ -222,7 +235,14 @@ def _conversation(messages: Iterable[Message]) -> tuple[str | None, list[m.Turn]
             raise RequestError(f"messages of role {role!r} are not served here", f"{place}.role")
         if role == "system" and any(earlier != "system" for earlier, _ in said):
             raise RequestError("the system message stands first", f"{place}.role")
-        text = _text(message, place)
+        text, images = _content(message, place)
+        if images and any(later.role != "user" for later in messages[number:]):
+            raise RequestError(
+                "images are shown with what the user says last: leave them out of earlier messages",
+                f"{place}.content",
+                code="unsupported_content",
+            )
+        shown += images
         if said and said[-1][0] == role:
             said[-1] = (role, f"{said[-1][1]}\n\n{text}")
         else:
@@ -233,22 +253,40 @@ def _conversation(messages: Iterable[Message]) -> tuple[str | None, list[m.Turn]
         raise RequestError(
             "after the system message user and assistant take turns, and the user has the last", "messages"
         )
+    if len(shown) > MAX_IMAGES:
+        raise RequestError(f"{len(shown)} images are more than {MAX_IMAGES}, the most of a question", "messages")
     turns = [m.Turn(role, text) for role, text in said[:-1]]  # type: ignore[arg-type]
-    return system, turns, said[-1][1]
+    return system, turns, said[-1][1], shown
 
 
-def _text(message: Message, place: str) -> str:
+def _content(message: Message, place: str) -> tuple[str, list[Image]]:
+    """The message's text, and its images, read."""
     if isinstance(message.content, str):
-        return message.content
+        return message.content, []
     if not message.content:
         raise RequestError("the message has no content", f"{place}.content")
-    for part in message.content:
-        if part.type in ("image_url", "input_image"):
-            raise RequestError(
-                "this policy takes no images: send text alone", f"{place}.content", code="unsupported_content"
-            )
-        if part.type != "text" or part.text is None:
+    texts: list[str] = []
+    shown: list[Image] = []
+    for number, part in enumerate(message.content):
+        if part.type == "text" and part.text is not None:
+            texts.append(part.text)
+        elif part.type == "image_url" and part.image_url is not None:
+            shown.append(_image(part.image_url, f"{place}.content[{number}].image_url"))
+        else:
             raise RequestError(
                 f"parts of type {part.type!r} are not served here", f"{place}.content", code="unsupported_content"
             )
-    return "".join(part.text or "" for part in message.content)
+    return "".join(texts), shown
+
+
+def _image(given: ImageURL, place: str) -> Image:
+    if not given.url.startswith("data:"):
+        raise RequestError(
+            "an image comes as a data URL (data:image/png;base64,...): nothing is fetched from here", f"{place}.url"
+        )
+    if given.detail not in (None, "auto"):
+        raise RequestError("the policy's own processor says how fine an image is seen: leave it out", f"{place}.detail")
+    try:
+        return read_image(given.url)
+    except ImageError as error:
+        raise RequestError(str(error), f"{place}.url", code="invalid_image") from None

@@ -91,6 +91,8 @@ class SessionRoutes:
             answered = self._desk.search(asked.owner, request)
             if answered is None:
                 raise RequestError(f"no search of the request {request!r} is kept here", "request", 404)
+            if answered.question.images:
+                raise RequestError("a session takes text alone, and images were shown with this", "request")
             session = self._interventions.open(asked.owner, name, answered)
         else:
             wanted = read(body, self._bounds)
@@ -99,6 +101,8 @@ class SessionRoutes:
                 raise RequestError(
                     f"a session takes {what}: a model such as {POLICY}+beam", "stream" if wanted.stream else "model"
                 )
+            if wanted.images:
+                raise RequestError("a session takes text alone", "messages", code="unsupported_content")
             self._fits(wanted)
             begun = self._interventions.begin(asked.owner, name, asked.work, wanted.question)
             session = await unless_gone(asked.request.receive, begun)

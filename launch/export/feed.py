@@ -48,12 +48,14 @@ class Feed:
         self._log = structlog.get_logger()
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="feed", daemon=True)
-        self._thread.start()
+        if self._sinks:
+            self._thread.start()
 
     def close(self) -> None:
         """The last lines are told too."""
         self._closed.set()
-        self._thread.join(CLOSE_S)
+        if self._thread.ident is not None:
+            self._thread.join(CLOSE_S)
 
     def _follow(self) -> None:
         if self._past:

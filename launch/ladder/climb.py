@@ -89,17 +89,23 @@ class Climb:
             _prove(stage.name, stage.config(self._ladder.file.start.model, self.folder))
 
     def _opened(self) -> ClimbState:
-        """The state so far. Raises ClimbError where the ladder has changed since; its gates and table may, they judge what stands."""
+        """The state so far. Raises ClimbError where the ladder has changed in what stands or was begun.
+
+        Rungs to come may change; so may the gates and the table, which judge what stands.
+        """
         file = self._ladder.file
-        stages = [[stage.name, stage.source, stage.raw] for stage in self._ladder.stages]
-        kept = [msgspec.to_builtins(file.start), file.evaluations, stages]
-        digest = hashlib.blake2b(msgspec.json.encode(kept, order="deterministic"), digest_size=8).hexdigest()
+        digest = _digest([msgspec.to_builtins(file.start), file.evaluations])
         state = ClimbState(file.name, digest, file.start.model)
         if states.is_climb(self.folder):
             state = states.load(self.folder)
+        stages = {stage.name: _stage_digest(stage) for stage in self._ladder.stages}
+        changed = [f"rung {name}" for name, begun in state.begun.items() if stages.get(name) != begun]
         if state.ladder != digest:
+            changed.insert(0, "its start or its evaluations")
+        if changed:
             raise ClimbError(
-                f"{self.folder} was climbed with another ladder, or other settings: go on with those, or give this one another `name`"
+                f"{self.folder} was climbed with another ladder, or other settings ({', '.join(changed)}): go on with those, or give "
+                "this one another `name`"
             )
         state.table = file.table
         state.safety, state.capability = file.gate.safety.measures, file.gate.capability.measures
@@ -145,6 +151,8 @@ class Climb:
         """The run of a rung, or the rest of it. The run's exit code."""
         folder = self.folder / stage.name
         begun = time.monotonic()
+        self._state.begun[stage.name] = _stage_digest(stage)
+        self._save()
         if (folder / "config.yaml").exists():
             run, config = runs.reopen(folder)
         else:
@@ -204,6 +212,14 @@ def _prove(rung: str, config: Config) -> None:
     if wrong := [finding for finding in check(config) if finding.level == "error"]:
         said = "; ".join(f"{finding.key}: {finding.message}" for finding in wrong)
         raise ConfigError(f"rung {rung}: {said}")
+
+
+def _stage_digest(stage: Stage) -> str:
+    return _digest([stage.name, stage.source, stage.raw])
+
+
+def _digest(value: object) -> str:
+    return hashlib.blake2b(msgspec.json.encode(value, order="deterministic"), digest_size=8).hexdigest()
 
 
 def _is_done(run: RunDirectory) -> bool:

@@ -40,9 +40,10 @@ class RungState(Struct):
 
 
 class ClimbState(Struct):
-    """ladder: digest of what decides the policies and their measures. rungs: those that stand, in the order of climbing.
+    """ladder: digest of the start and the evaluations. begun: rung -> digest of what it was begun with.
 
-    table, safety, capability: the columns and the sides of the gate, as the ladder's file has them.
+    rungs: those that stand, in the order of climbing. table, safety, capability: the columns and the sides of the gate, as the ladder's
+    file has them.
     """
 
     name: str
@@ -53,6 +54,7 @@ class ClimbState(Struct):
     capability: list[str] = []
     start: dict[str, Estimate] = {}
     start_s: float = 0.0
+    begun: dict[str, str] = {}
     rungs: dict[str, RungState] = {}
 
     def model(self, name: str) -> str:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +75,9 @@ def serving(
     options: Mapping[str, Any] | None = None,
     model: str = "tiny",
     generator: Mapping[str, Any] | None = None,
+    pools: Sequence[str] = ("open", "guarded"),
 ) -> Iterator[Serving]:
-    """`options`: of the gateway `open`, besides a free port. `generator`: options of the generator."""
+    """`options`: of the gateway `open`, besides a free port. `generator`: options of the generator. `pools`: the gateways."""
     config = load(TINY)
     config.policy.model, config.recipe = (
         str(resolve(model)),
@@ -99,8 +100,9 @@ def serving(
         config.pools["generator"].options = dict(generator)
         config.pools["generator"].credit = generator["max_sequences"]
         config.pools["generator"].threads = 2
-    config.pools["open"] = Pool(actor=GATEWAY, queues=["open"], options={**asked, **(options or {})})
-    config.pools["guarded"] = Pool(actor=GATEWAY, queues=["guarded"], options=guarded)
+    for name, chosen in (("open", {**asked, **(options or {})}), ("guarded", guarded)):
+        if name in pools:
+            config.pools[name] = Pool(actor=GATEWAY, queues=[name], options=chosen)
     file, output = folder / "cluster.yaml", folder / "launcher.out"
     save_resolved(config, file)
     with output.open("wb") as out:
