@@ -59,9 +59,12 @@ class Child:
         process.output.parent.mkdir(parents=True, exist_ok=True)
         with process.output.open("ab") as output:
             self._offset = output.tell()
-        forked = prefork.fork(process.command, process.environment, process.output) if prefork else None
-        self._popen = None if forked else _start(process)
-        self.pid = forked or self._popen.pid
+        self._popen: subprocess.Popen[bytes] | None = None
+        pid = prefork.fork(process.command, process.environment, process.output) if prefork else None
+        if pid is None:
+            self._popen = _start(process)
+            pid = self._popen.pid
+        self.pid = pid
         try:
             self.pidfd: int | None = os.pidfd_open(self.pid)
         except OSError:

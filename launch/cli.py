@@ -337,7 +337,8 @@ def _verify(chosen: argparse.Namespace) -> int:
 def _launch(chosen: argparse.Namespace) -> int:
     from safeladder.launch import run as runs
     from safeladder.launch import summary
-    from safeladder.launch.check import check, failed, show
+    from safeladder.launch.check import failed, show
+    from safeladder.launch.checked import checked
     from safeladder.launch.config import load
 
     overrides = list(chosen.overrides)
@@ -352,14 +353,15 @@ def _launch(chosen: argparse.Namespace) -> int:
         return EXIT_USAGE
     else:
         folder, config = None, load(chosen.file, overrides)
-    findings = check(config)
-    if failed(findings):
-        show(findings, sys.stderr)
-        return 78
-    if folder is None:
-        folder = runs.create(config)
-    print(f"run {folder.path}")
-    outcome = runs.launch(config, folder, sys.stdout)
+    with runs.forking(config) as prefork:
+        findings = checked(config, prefork)
+        if failed(findings):
+            show(findings, sys.stderr)
+            return 78
+        if folder is None:
+            folder = runs.create(config)
+        print(f"run {folder.path}")
+        outcome = runs.launch(config, folder, sys.stdout, prefork)
     summary.show(summary.load(folder), sys.stdout)
     return outcome.code
 

@@ -23,12 +23,12 @@ import runpy
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import structlog
 from setproctitle import setproctitle
 
 from safeladder.launch.child import LIBC, die_with
@@ -53,19 +53,20 @@ _PR_SET_CHILD_SUBREAPER = 36
 class Prefork:
     """The launcher's side. Call it on the launcher's main thread."""
 
-    def __init__(self, environment: Mapping[str, str], output: Path) -> None:
-        """Starts the process; it is ready later (`preparing`). output: where it and what fails between fork and start writes."""
-        self._log: Any = structlog.get_logger()
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        """Starts the process; it is ready later (`preparing`)."""
+        self.lost: str | None = None  # why it is not to be had
+        self.ready_s: float | None = None  # what its imports took
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._begun, self._ready = time.monotonic(), False
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 (as long as this lives): its last words
+        self._begun = time.monotonic()
         parent = os.getpid()
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with theirs, output.open("ab") as file:
-            self._process: subprocess.Popen[bytes] | None = subprocess.Popen(
+        with theirs:
+            self._process = subprocess.Popen(
                 [sys.executable, "-m", __name__, str(theirs.fileno()), str(parent)],
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
-                stdout=file,
+                stdout=self._output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
                 pass_fds=[theirs.fileno()],
@@ -73,28 +74,33 @@ class Prefork:
             )
         self.pid = self._process.pid
 
+    @property
+    def ready(self) -> bool:
+        """Whether it can fork."""
+        return self.ready_s is not None and self.lost is None
+
     def preparing(self) -> bool:
         """Whether it is still importing, so that it is worth a moment's wait. False when it is ready or not to be had."""
-        if self._process is None or self._ready:
+        if self.ready_s is not None or self.lost is not None:
             return False
         try:
-            self._ready = self._socket.recv(REQUEST_BYTES, socket.MSG_DONTWAIT) == b"ready"
+            said = self._socket.recv(REQUEST_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             if time.monotonic() - self._begun > READY_S:
                 self._give_up(f"not ready after {READY_S:.0f} s")
-            return self._process is not None
+            return self.lost is None
         except OSError as error:
             self._give_up(str(error))
             return False
-        if self._ready:
-            self._log.info("prefork.ready", seconds=round(time.monotonic() - self._begun, 3), child_pid=self.pid)
+        if said:
+            self.ready_s = round(time.monotonic() - self._begun, 3)
         else:
-            self._give_up("it ended before it was ready")
+            self._give_up(f"it ended before it was ready: {self._last_words()}")
         return False
 
     def fork(self, command: Sequence[str], environment: Mapping[str, str], output: Path) -> int | None:
         """Starts `PYTHON -m MODULE ARGUMENTS`; its pid, or None if it has to be started the plain way."""
-        if self._process is None or not self._ready:
+        if not self.ready:
             return None
         request = json.dumps({"command": list(command), "environment": dict(environment), "output": str(output)})
         if len(request.encode()) > REQUEST_BYTES or LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
@@ -104,7 +110,7 @@ class Prefork:
             self._socket.send(request.encode())
             answer = self._socket.recv(REQUEST_BYTES)
             if not answer.isdigit():
-                self._give_up(answer.decode("utf-8", "replace") or "it has ended")
+                self._give_up(answer.decode("utf-8", "replace") or f"it has ended: {self._last_words()}")
                 return None
             return int(answer)
         except OSError as error:  # also a time-out
@@ -115,15 +121,19 @@ class Prefork:
 
     def close(self) -> None:
         """Ends it; what it has started is not touched."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
+        self.lost = self.lost or "it was closed"
+        self._process.kill()
+        self._process.wait()
         self._socket.close()
 
+    def _last_words(self) -> str:
+        self._output.seek(0)
+        lines = self._output.read().decode("utf-8", "replace").split("\n")
+        return next((line for line in reversed(lines) if line.strip()), "no word of it")
+
     def _give_up(self, reason: str) -> None:
+        self.lost = reason
         self.close()
-        self._log.warning("prefork.lost", reason=reason, child_pid=self.pid)
 
 
 def main() -> None:

@@ -95,8 +95,13 @@ def _process(config: Config, run: RunDirectory, name: str, pool: Pool, replica: 
         _SOURCE if source else _LEARNER if final else _WORKERS,
         server=pool.command is None or on_route,
         final=final,
-        forks=pool.command is None and pool.python is None and not pool.env and pool.device == "cpu",
+        forks=forks(pool),
     )
+
+
+def forks(pool: Pool) -> bool:
+    """Whether a pool's processes may be forked from one that has its imports done (`prefork.py`)."""
+    return pool.command is None and pool.python is None and not pool.env and pool.device == "cpu"
 
 
 def defaults(config: Config, threads: int) -> dict[str, str]:

@@ -20,7 +20,7 @@ from safeladder.launch.export.feed import Feed, live_sinks
 from safeladder.launch.guardian import Guardian
 from safeladder.launch.monitor import Monitor
 from safeladder.launch.prefork import Prefork
-from safeladder.launch.processes import defaults, plan
+from safeladder.launch.processes import defaults, forks, plan
 from safeladder.launch.progress import StepProgress
 from safeladder.launch.readers import is_path
 from safeladder.launch.rundir import RunDirectory, RunInfo
@@ -65,8 +65,21 @@ def reopen(path: Path, overrides: Sequence[str] = ()) -> tuple[RunDirectory, Con
     return run, config
 
 
-def launch(config: Config, run: RunDirectory, stream: TextIO) -> Outcome:
-    """Runs it to its end and writes its summary. Raises ConfigError if another launcher has this run."""
+@contextmanager
+def forking(config: Config) -> Iterator[Prefork | None]:
+    """What forks the processes of such a run, while the context lasts; None where it would take as long as it saves."""
+    if sum(pool.replicas for pool in config.pools.values() if forks(pool)) < 2:
+        yield None
+        return
+    prefork = Prefork({**os.environ, **defaults(config, threads=1)})
+    try:
+        yield prefork
+    finally:
+        prefork.close()
+
+
+def launch(config: Config, run: RunDirectory, stream: TextIO, prefork: Prefork | None = None) -> Outcome:
+    """Runs it to its end and writes its summary. prefork: see `forking`. Raises ConfigError if another launcher has this run."""
     with locked(run):
         resumed = run.info_file.exists()
         save_resolved(config, run.config)
@@ -87,16 +100,12 @@ def launch(config: Config, run: RunDirectory, stream: TextIO) -> Outcome:
         monitor = Monitor(run.path / "logs", Layout.of(config), from_end=resumed)
         feed = Feed(run.path / "logs", sinks, from_end=resumed)
         watch = Watch(config, run, guardian)
-        processes = plan(config, run)
-        prefork = None
-        if sum(process.forks for process in processes) > 1:  # else it takes as long as it saves
-            prefork = Prefork({**os.environ, **defaults(config, threads=1)}, run.output("prefork", 0))
-        supervisor = Supervisor(processes, guardian, watch.on_exit, watch.stalled, progress.notice, prefork=prefork)
+        supervisor = Supervisor(
+            plan(config, run), guardian, watch.on_exit, watch.stalled, progress.notice, prefork=prefork
+        )
         try:
             outcome = supervisor.run()
         finally:
-            if prefork is not None:
-                prefork.close()
             watch.close()
             progress.close()
             monitor.close()

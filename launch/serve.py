@@ -98,7 +98,8 @@ def main() -> int:
     from safeladder.launch.config import load
 
     config = load(sys.argv[1])
-    return runs.launch(config, runs.create(config), sys.stdout).code
+    with runs.forking(config) as prefork:
+        return runs.launch(config, runs.create(config), sys.stdout, prefork).code
 
 
 if __name__ == "__main__":

@@ -125,6 +125,7 @@ class Supervisor:
         self._log: Any = structlog.get_logger()
         self._phase = Phase.RUNNING
         self._code, self._reason = EXIT_FAILED, "ended before it began"
+        self._told_of_prefork: tuple[float | None, str | None] = (None, None)
         self._budgets: dict[str, deque[float]] = {}
         self._asked: list[tuple[str, int]] = []
         self._signals = self._signals_seen = 0
@@ -249,12 +250,24 @@ class Supervisor:
             slot.record.exits.append(Ended(0, EXIT_CONFIGURATION, reason, 0.0, []))
             self._finish(reason, EXIT_CONFIGURATION)
             return
+        self._tell_of_prefork()
         slot.record.starts += 1
         self._guardian.watch(child.pid)
         if child.pidfd is not None:
             self._selector.register(child.pidfd, selectors.EVENT_READ)
         event = "process.started" if slot.record.starts == 1 else "process.restarted"
         self._log.info(event, name=child.name, child_pid=child.pid, starts=slot.record.starts)
+
+    def _tell_of_prefork(self) -> None:
+        """Once when it is ready, once when it is lost."""
+        prefork = self._prefork
+        if prefork is None or (prefork.ready_s, prefork.lost) == self._told_of_prefork:
+            return
+        self._told_of_prefork = prefork.ready_s, prefork.lost
+        if prefork.lost is not None:
+            self._log.warning("prefork.lost", reason=prefork.lost, child_pid=prefork.pid)
+        elif prefork.ready_s is not None:
+            self._log.info("prefork.ready", seconds=prefork.ready_s, child_pid=prefork.pid)
 
     def _reap(self, slot: _Slot) -> Exit:
         """Takes the ended child out of its place and notes how it ended."""

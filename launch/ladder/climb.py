@@ -160,7 +160,8 @@ class Climb:
             run = runs.create(config)
         if not _is_done(run):  # else the climb died just after the run had ended
             _prove(stage.name, config)
-            outcome = runs.launch(config, run, self._stream)
+            with runs.forking(config) as prefork:
+                outcome = runs.launch(config, run, self._stream, prefork)
             if outcome.code:
                 self._say(f"the run of {stage.name} ended: {outcome.reason}; `safeladder climb` again goes on with it")
                 return outcome.code

@@ -35,6 +35,7 @@ from safeladder.protocol.messages import Sampling
 
 # A byte-level token may hold a quarter of a character, so a stop string spans at most this many a character.
 UTF8_BYTES: Final = 4
+SHORT: Final = 16  # tokens of a completion that is scored from the prefix cache
 COUNTERS: Final = (
     *("requests", "prompt_tokens", "cached_prompt_tokens", "generated_tokens", "scored_tokens", "steps", "swaps"),
     *("peak_rows", "prefill_s", "decode_s", "sampling_s", "swap_s"),
@@ -171,11 +172,18 @@ class Stepper:
         temperature: float,
         pictures: Mapping[int, Picture] | None = None,
     ) -> list[float]:
-        """See `Engine.score`. The logits [completion, V] exist at once, in the model's own type."""
-        ids = [*prompt_ids, *completion_ids][:-1]
-        layout = Layout(self.model, pictures)
-        inputs = layout.inputs(ids, layout.positions(ids)[0])
-        logits = self.model(**inputs, use_cache=False, logits_to_keep=len(completion_ids)).logits[0]
+        """See `Engine.score`. The logits [completion, V] exist at once, in the model's own type.
+
+        The prompt of a short completion goes through the prefix cache, so that a judge's labels cost their prompt once.
+        """
+        short = 0 < len(completion_ids) <= SHORT and len(prompt_ids) * len(completion_ids) <= self.max_tokens
+        if short and not pictures:
+            logits = self._after(prompt_ids, completion_ids)
+        else:
+            ids = [*prompt_ids, *completion_ids][:-1]
+            layout = Layout(self.model, pictures)
+            inputs = layout.inputs(ids, layout.positions(ids)[0])
+            logits = self.model(**inputs, use_cache=False, logits_to_keep=len(completion_ids)).logits[0]
         chosen = self._tensor(list(completion_ids))[:, None]
         self.statistics["scored_tokens"] += len(completion_ids)
         found: list[Tensor] = [
@@ -183,6 +191,15 @@ class Stepper:
             for part, token in zip(torch.split(logits, 256), torch.split(chosen, 256), strict=True)
         ]
         return [float(value) for part in found for value in part[:, 0]]
+
+    def _after(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> Tensor:
+        """[completion, V] the logits of each token of the completion, all of its beginnings extended side by side."""
+        ids = list(prompt_ids)
+        before = self.prefixes.find(ids, len(ids) - 1)
+        if missing := ids[tokens(before) : -1]:
+            (before,), _ = self.decoder.extend([(missing, before)])
+            self.prefixes.insert(ids[:-1], partial(split, before))
+        return self.decoder.extend([([ids[-1], *completion_ids[:at]], before) for at in range(len(completion_ids))])[1]
 
     # ------------------------------------------------------------------------------------------------------ a step
 

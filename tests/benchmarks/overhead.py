@@ -1,6 +1,7 @@
 """What logs, the launcher's watch over them and the record cost a step: the table of docs/monitor.md.
 
     python tests/benchmarks/overhead.py --model tiny --steps 600 --block 2
+    python tests/benchmarks/overhead.py --model tiny --steps 400 --block 2 sampling.max_new_tokens=256 learner.batch=4
     python tests/benchmarks/overhead.py --model embedded --steps 14 --block 1
 
 One run of real processes, in which logging and recording are on in half of the blocks of steps and off in the other half. Said are the
@@ -39,6 +40,7 @@ def main() -> None:
     arguments.add_argument("--model", choices=("tiny", "embedded"), default="tiny")
     arguments.add_argument("--steps", type=int, default=400)
     arguments.add_argument("--block", type=int, default=4)
+    arguments.add_argument("settings", nargs="*", metavar="KEY=VALUE", help="of the run, beyond the model's")
     chosen = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         switch = Path(folder) / "switch"
@@ -46,14 +48,14 @@ def main() -> None:
         os.environ["SWITCH"] = str(switch)
         os.environ["PYTHONPATH"] = f"{SWITCHED}:{os.environ.get('PYTHONPATH', '')}"
         sys.path.insert(0, str(SWITCHED))
-        watching_s = launch(chosen.model, Path(folder), chosen.steps, chosen.block)
+        watching_s = launch(chosen.model, Path(folder), chosen.steps, chosen.block, chosen.settings)
         steps = [line.split() for line in switch.with_name("switch.steps").read_text().splitlines()]
         times = [(state == "1", float(seconds)) for _, state, seconds in steps]
         compare(times, chosen.block)
         account(switch, Path(folder) / "run", times, watching_s)
 
 
-def launch(model: str, folder: Path, steps: int, block: int) -> float:
+def launch(model: str, folder: Path, steps: int, block: int, settings: list[str]) -> float:
     """Makes the run, with this process as its launcher. Returns the processor time of the watch over the logs."""
     import switched_logging  # this process is switched too
 
@@ -83,9 +85,11 @@ def launch(model: str, folder: Path, steps: int, block: int) -> float:
             "pools.learner.credit=100000",
             "pools.learner.actor='switching_learner:SwitchingLearner'",
             f"pools.learner.options={{block: {block}}}",
+            *settings,
         ],
     )
-    outcome = runs.launch(config, runs.create(config), sys.stderr)
+    with runs.forking(config) as prefork:
+        outcome = runs.launch(config, runs.create(config), sys.stderr, prefork)
     assert outcome.code in (0, 130), outcome.reason  # or interrupted: what was made is reported
     switched_logging.report()
     atexit.unregister(switched_logging.report)

@@ -51,9 +51,7 @@ def prefork(folder: Path) -> Iterator[Prefork]:
 
 
 def ready(folder: Path) -> Prefork:
-    prefork = Prefork(
-        {**os.environ, "PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"}, folder / "prefork.out"
-    )
+    prefork = Prefork({**os.environ, "PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"})
     wait(lambda: not prefork.preparing())
     return prefork
 
@@ -129,8 +127,8 @@ def test_what_it_started_outlives_it_and_the_next_starts_plainly(folder: Path) -
 
 
 def test_one_that_is_never_ready_is_given_up(folder: Path) -> None:
-    prefork = Prefork({"PATH": os.environ["PATH"], "PYTHONHOME": str(folder)}, folder / "broken.out")
+    prefork = Prefork({"PATH": os.environ["PATH"], "PYTHONHOME": str(folder)})
     wait(lambda: not prefork.preparing())
     assert prefork.fork([sys.executable, "-m", "says"], {}, folder / "no.out") is None
-    assert "encodings" in (folder / "broken.out").read_text()
+    assert not prefork.ready and "ended before it was ready" in str(prefork.lost)
     prefork.close()

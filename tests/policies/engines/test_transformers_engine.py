@@ -84,6 +84,24 @@ def test_logprobs_are_the_learners_own(tiny):
             assert sample.versions == [0] * len(sample.token_ids)
 
 
+@pytest.mark.parametrize("length", [1, 30])
+def test_labels_are_scored_from_one_pass_over_their_prompt_and_long_completions_are_scored_too(tiny, length):
+    model, tokenizer = tiny
+    ids = prompt(tokenizer, PROMPTS[-1])[:length]
+    labels = [[20], [20, 31, 45, 9], [7, 8], list(range(10, 50))]
+
+    async def use(engine):
+        found = await asyncio.gather(*(engine.score(ids, label) for label in labels))
+        return found, engine.statistics()["prefix_tokens"]
+
+    found, kept = with_engine(tiny, use)
+    assert kept == length - 1
+    with torch.no_grad():
+        want = completion_logprobs(model, [(ids, label) for label in labels])
+    for score, expected in zip(found, want, strict=True):
+        torch.testing.assert_close(torch.tensor(score), expected, atol=1e-4, rtol=0)
+
+
 def test_greedy_tokens_equal_those_of_transformers_generate(tiny):
     model, tokenizer = tiny
     ids = prompt(tokenizer, "count")
