@@ -130,9 +130,23 @@ def test_a_source_that_is_done_is_left_alone(tmp_path: Path, reports: Reports) -
 def test_a_spent_budget_ends_the_run_in_order_and_says_why(tmp_path: Path, reports: Reports) -> None:
     notices: list[str] = []
     processes = reports.cluster(tmp_path)
-    code = "say('up')\nprint('boom', file=sys.stderr)\nsys.exit(3)"
-    processes[2] = reports.process(tmp_path, "generator/0", code, restart=Restart(max=2, per_s=60, backoff_s=0.01))
-    outcome = supervise(processes, lambda: None, notice=notices.append)
+    go = tmp_path / "go"
+    code = f"""
+        while not os.path.exists({str(go)!r}):
+            time.sleep(0.01)
+        print('boom', file=sys.stderr)
+        sys.exit(3)
+    """
+    processes[2] = reports.process(
+        tmp_path, "generator/0", textwrap.dedent(code), restart=Restart(max=2, per_s=60, backoff_s=0.01)
+    )
+
+    def director() -> None:
+        for name in ("hub", "feeder", "learner"):  # who is told to end before it can be told says nothing
+            reports.wait(f"{name}/0 up")
+        go.touch()
+
+    outcome = supervise(processes, director, notice=notices.append)
     assert outcome.code == 1
     assert "generator/0 ended (exit 3)" in outcome.reason and "2 restarts" in outcome.reason
     assert "boom" in outcome.reason

@@ -141,6 +141,13 @@ class Encoder:
         places = [distinct[tuple(segment)] for segment in tokens]  # answers of one policy share many sentences
         return Segments(vectors[places], torch.tensor(counts, dtype=torch.long), tokens)
 
+    def around(self, text: str, first: int, last: int) -> tuple[str, str]:
+        """What of `text` stands in the same segments as its characters `first` to `last` do: before these, and behind them."""
+        offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
+        found = [(offsets[start][0], offsets[end - 1][1]) for start, end in spans(text, offsets) if end > start]
+        met = [(start, end) for start, end in found if start < last and end > first]
+        return (text[met[0][0] : first], text[last : met[-1][1]]) if met else ("", "")
+
     @torch.inference_mode()
     def _forward(self, pieces: list[list[int]]) -> Tensor:
         """Unit vectors float32 [len(pieces), 512] on the CPU.

@@ -9,11 +9,15 @@ import random
 from collections.abc import Sequence
 from typing import Final
 
+from safeladder.verifiers.heads.encoder import shared
 from safeladder.verifiers.heads.pieces import Piece, joined
 from safeladder.verifiers.heads.segments import MAX_SEGMENTS
 from safeladder.verifiers.training.texts import Texts
 
 _WINDOWS: Final = 12  # of each half of a template
+_PROBE: Final = (
+    "tell me how this can be done now"  # stands for a request: too long to be taken into a segment of the template
+)
 
 
 class Wraps:
@@ -28,7 +32,13 @@ class Wraps:
                 strict=True,
             )
         )
+        self._joints = list(dict.fromkeys(joint for joint in map(_joint, halves) if "".join(joint).strip()))
         self._planted = [piece for piece in _pieces(texts, planted) if piece is not None]
+
+    def joined(self, text: str, draw: random.Random) -> str:
+        """The text with what of some template stands in one segment with it: a request is not always a sentence of its own."""
+        before, after = draw.choice(self._joints) if self._joints else ("", "")
+        return f"{before}{text}{after}"
 
     def template(self, inside: Piece, draw: random.Random) -> Piece:
         """The text within one of the templates. Its windows are its own, some of the template's, and the two across the joints."""
@@ -51,6 +61,11 @@ class Wraps:
             cut = draw.choice((0, len(result.vectors), draw.randrange(len(result.vectors) + 1)))
             result = joined([result.part(0, cut), planted, result.part(cut, None)])
         return _limited(result)
+
+
+def _joint(halves: tuple[str, str, str]) -> tuple[str, str]:
+    before, _, after = halves
+    return shared().around(f"{before}{_PROBE}{after}", len(before), len(before) + len(_PROBE))
 
 
 def _some(windows: Sequence[Piece], draw: random.Random) -> Sequence[Piece]:

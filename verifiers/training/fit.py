@@ -52,11 +52,21 @@ class Corpus:
         self._texts, self._wraps = texts, wraps
         self.bundle = bundle
         self._pieces: dict[str, Piece] = {}
+        self._joined: dict[str, Piece] = {}
 
     def prepare(self, examples: Sequence[Example]) -> None:
         """Encodes every text that is not known yet."""
         texts = list(dict.fromkeys(text for example in examples for text in (example.first, example.second)))
         self._pieces.update(zip(texts, self._texts.pieces(texts), strict=True))
+
+    def join(self, examples: Sequence[Example], seed: int) -> None:
+        """Encodes each first text that may be wrapped once more, within one segment with a part of a template."""
+        if self._wraps is None:
+            return
+        draw = random.Random(seed)
+        texts = list(dict.fromkeys(example.first for example in examples if example.wraps and example.first))
+        within = [self._wraps.joined(text, draw) for text in texts]
+        self._joined = dict(zip(texts, self._texts.pieces(within), strict=True))
 
     def sizes(self, examples: Sequence[Example]) -> list[int]:
         """Segments of each example's longer text."""
@@ -84,7 +94,9 @@ class Corpus:
                 if not example.wraps:
                     continue
                 if example.first and draw.random() < fitting.wrap:
-                    first[row] = self._wraps.template(first[row], draw)
+                    alone, joined = first[row], self._joined.get(example.first)
+                    inside = alone if joined is None or draw.random() < 0.5 else joined
+                    first[row] = self._wraps.template(inside, draw)
                 if example.second and draw.random() < fitting.pad:
                     second[row] = self._wraps.padding(second[row], draw)
         return view(first), view(second)
@@ -97,6 +109,8 @@ def fit(
     torch.manual_seed(fitting.seed)
     draw = random.Random(fitting.seed)
     head = Head(shape, fitting.dropout)
+    if fitting.wrap:
+        corpus.join(examples, fitting.seed)
     weights = balance(examples)
     wide = [p for name, p in head.named_parameters() if name.startswith("wide")]
     deep = [p for name, p in head.named_parameters() if not name.startswith("wide")]
