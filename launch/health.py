@@ -68,13 +68,9 @@ def dead_channel(seen: Seen, steps: int = 10) -> Iterator[Finding]:
         if len(recent) == steps and min(low for low, _ in recent) == max(high for _, high in recent):
             found = f"every score was {recent[0][0]:g} over {steps} steps"
             yield Finding("dead_channel", f"verifier {name}", found, advice)
-    families: dict[str, list[float]] = {}
-    for step in seen.steps:
-        for label, mean in step["families"].items():
-            if mean is not None:
-                families.setdefault(label, []).append(mean)
-    for label, means in sorted(families.items()):
-        if len(means) >= steps and min(means[-steps:]) == max(means[-steps:]):
+    for label, rewards in sorted(seen.families.items()):
+        means = list(rewards)[-steps:]
+        if len(means) == steps and min(means) == max(means):
             found = f"the mean reward was {means[-1]:g} in each of {steps} steps"
             yield Finding("dead_channel", f"family {label}", found, advice)
 

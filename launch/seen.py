@@ -42,6 +42,7 @@ class Seen:
     steps: deque[Event] = field(default_factory=lambda: deque(maxlen=STEPS_KEPT))
     alarms: deque[Event] = field(default_factory=lambda: deque(maxlen=16))
     channels: dict[str, deque[tuple[float, float]]] = field(default_factory=dict)  # a step's least and largest score
+    families: dict[str, deque[float]] = field(default_factory=dict)  # a step's mean reward
     verdicts: dict[str, deque[bool]] = field(default_factory=dict)
     memory: dict[tuple[str, int], deque[tuple[float, float]]] = field(default_factory=dict)
     bursts: dict[tuple[str, int], deque[tuple[float, float]]] = field(default_factory=dict)
@@ -69,7 +70,7 @@ class Seen:
             case "answer.refused":
                 self.late.append(event)
             case "weights.attested" | "weights.refused" | "weights.loaded":
-                self._note_weights(event)
+                return self._note_weights(event)
             case "work.hops":
                 for row in event["rows"]:
                     if row["do"] in ("moved", "finished", "ended"):
@@ -89,6 +90,9 @@ class Seen:
             if scores:
                 self.channels.setdefault(name, deque(maxlen=STEPS_KEPT)).append((min(scores), max(scores)))
         self._step = {}
+        for label, mean in event["families"].items():
+            if mean is not None:
+                self.families.setdefault(label, deque(maxlen=STEPS_KEPT)).append(mean)
 
     def _note_verdicts(self, event: Event) -> bool:
         failing = False
@@ -99,8 +103,9 @@ class Seen:
             failing |= any(failed)
         return failing
 
-    def _note_weights(self, event: Event) -> None:
+    def _note_weights(self, event: Event) -> bool:
         name = f"{event['role']}/{event['replica']}"
+        known = name in self.unattested or name in self.refused
         if event["event"] == "weights.refused":
             self.refused.setdefault(name, []).append(event)
         elif event.get("passed") is False:
@@ -109,6 +114,8 @@ class Seen:
             self.unattested.pop(name, None)
             if event["event"] == "weights.loaded":
                 self.refused.pop(name, None)
+            return known
+        return True
 
     def _note_memory(self, event: Event) -> bool:
         now = seconds(event)
