@@ -54,6 +54,10 @@ class Decoder(ABC):
         after the last token of each. No part is empty. `pictures`: what the ids of images name; no image is cut by states."""
 
     @abstractmethod
+    def logits(self, ids: Sequence[int], before: States) -> Tensor:
+        """[ids, V] after each of the ids, which stand behind `before`. There are no images among them."""
+
+    @abstractmethod
     def join(self, rows: Sequence[States]) -> None:
         """Adds a row to the batch for each of `rows`, behind those there are."""
 
@@ -106,7 +110,13 @@ class TransformersDecoder(Decoder):
         if before:
             cache.join([before])
         logits = self._forward([list(ids)], [list(range(start, start + len(ids)))], cache)
-        return cache.states(0, start + len(ids)), logits
+        return cache.states(0, start + len(ids)), logits[:, -1]
+
+    def logits(self, ids: Sequence[int], before: States) -> Tensor:
+        cache, start = BatchCache(), tokens(before)
+        if before:
+            cache.join([before])
+        return self._forward([list(ids)], [list(range(start, start + len(ids)))], cache, kept=len(ids))[0]
 
     def join(self, rows: Sequence[States]) -> None:
         self._cache.join(rows)
@@ -118,7 +128,8 @@ class TransformersDecoder(Decoder):
         if any(length < columns for length in lengths):
             padding = self._tensor([columns - length for length in lengths])
             mask = (torch.arange(columns + 1, device=self.model.device) >= padding[:, None]).long()
-        return self._forward([[token] for token in token_ids], [[length] for length in lengths], self._cache, mask)
+        positions = [[length] for length in lengths]
+        return self._forward([[token] for token in token_ids], positions, self._cache, mask)[:, -1]
 
     def states(self, row: int, length: int, start: int = 0) -> States:
         return self._cache.states(row, length, start)
@@ -137,16 +148,22 @@ class TransformersDecoder(Decoder):
         weights.copy_into(self.model, tensors)
 
     def _forward(
-        self, ids: list[list[int]], positions: list[list[int]], cache: Cache, mask: Tensor | None = None
+        self,
+        ids: list[list[int]],
+        positions: list[list[int]],
+        cache: Cache,
+        mask: Tensor | None = None,
+        kept: int = 1,
     ) -> Tensor:
+        """Logits [rows, kept, V] after the last tokens of each row."""
         logits: Tensor = self.model(
             input_ids=self._tensor(ids),
             position_ids=self._tensor(positions),
             attention_mask=mask,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
-        ).logits[:, -1]
+            logits_to_keep=kept,
+        ).logits
         return logits
 
     def _tensor(self, values: Any) -> Tensor:

@@ -150,9 +150,20 @@ class LlamaDecoder(Decoder):
                 states, logits, pack = [*states, *more], [*logits, last], []
         return states, torch.cat(logits)
 
+    def logits(self, ids: Sequence[int], before: States) -> Tensor:
+        _, hidden, _ = self._through([(ids, before)])
+        return self._head(hidden)
+
     def _extend(self, parts: Sequence[tuple[Sequence[int], States]]) -> tuple[list[States], Tensor]:
-        """One forward over the parts, end to end [all tokens]; each attends to itself and to what stands before it. Parts that are
-        alike attend together: right-aligned, so that their new tokens stand in the same columns."""
+        states, hidden, lasts = self._through(parts)
+        return states, self._head(hidden[self._tensor(lasts)])
+
+    def _through(self, parts: Sequence[tuple[Sequence[int], States]]) -> tuple[list[States], Tensor, list[int]]:
+        """States of the parts, hidden states [all tokens, H], and the place of each part's last token in them.
+
+        One forward over the parts, end to end; each attends to itself and to what stands before it. Parts that are alike attend
+        together: right-aligned, so that their new tokens stand in the same columns.
+        """
         batches = _alike([(tokens(before), len(ids)) for ids, before in parts])
         order = [at for batch in batches for at in batch]
         aligned = [self._aligned([parts[at] for at in batch]) for batch in batches]
@@ -188,7 +199,7 @@ class LlamaDecoder(Decoder):
                 last += len(ids)
                 lasts[at] = last
                 states[at] = [result[:, place, :, result.shape[3] - tokens(before) - len(ids) :]]
-        return states, self._head(hidden[self._tensor(lasts)])
+        return states, hidden, lasts
 
     def _aligned(self, parts: Sequence[tuple[Sequence[int], States]]) -> tuple[Tensor, Tensor | None]:
         """Room for the states of parts with as many new tokens each, [layers * 2, parts, key heads, columns, features], with what stands

@@ -176,8 +176,7 @@ class Stepper:
 
         The prompt of a short completion goes through the prefix cache, so that a judge's labels cost their prompt once.
         """
-        short = 0 < len(completion_ids) <= SHORT and len(prompt_ids) * len(completion_ids) <= self.max_tokens
-        if short and not pictures:
+        if 0 < len(completion_ids) <= SHORT and not pictures:
             logits = self._after(prompt_ids, completion_ids)
         else:
             ids = [*prompt_ids, *completion_ids][:-1]
@@ -193,13 +192,13 @@ class Stepper:
         return [float(value) for part in found for value in part[:, 0]]
 
     def _after(self, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> Tensor:
-        """[completion, V] the logits of each token of the completion, all of its beginnings extended side by side."""
+        """[completion, V] the logits of each token of the completion."""
         ids = list(prompt_ids)
         before = self.prefixes.find(ids, len(ids) - 1)
         if missing := ids[tokens(before) : -1]:
             (before,), _ = self.decoder.extend([(missing, before)])
             self.prefixes.insert(ids[:-1], partial(split, before))
-        return self.decoder.extend([([ids[-1], *completion_ids[:at]], before) for at in range(len(completion_ids))])[1]
+        return self.decoder.logits([ids[-1], *completion_ids[:-1]], before)
 
     # ------------------------------------------------------------------------------------------------------ a step
 

@@ -31,16 +31,19 @@ class VisionDecoder(TransformersDecoder):
     ) -> tuple[list[States], Tensor]:
         layout = Layout(self.model, pictures)
         found = [self._see(layout, ids, before) for ids, before in parts]
-        return [states for states, _ in found], torch.cat([logits for _, logits in found])
+        return [states for states, _ in found], torch.cat([logits[:, -1] for _, logits in found])
 
-    def _see(self, layout: Layout, ids: Sequence[int], before: States) -> tuple[States, Tensor]:
+    def logits(self, ids: Sequence[int], before: States) -> Tensor:
+        return self._see(Layout(self.model, None), ids, before, len(ids))[1][0]
+
+    def _see(self, layout: Layout, ids: Sequence[int], before: States, last: int = 1) -> tuple[States, Tensor]:
         cache = BatchCache()
         *kept, known = before or [torch.zeros((layout.axes, 0, 1), dtype=torch.long, device=self.model.device)]
         if kept:
             cache.join([kept])
         positions, _ = layout.positions(ids, _next(known))
         inputs = layout.inputs(ids, positions)
-        logits = self.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+        logits = self.model(**inputs, past_key_values=cache, use_cache=True, logits_to_keep=last).logits
         own = torch.tensor(positions, device=self.model.device)[..., None]
         return [*cache.states(0, tokens(before) + len(ids)), torch.cat([known, own], 1)], logits
 
@@ -54,10 +57,15 @@ class VisionDecoder(TransformersDecoder):
         return super().step([self._layout.token(token) for token in token_ids], lengths)
 
     def _forward(
-        self, ids: list[list[int]], positions: list[list[int]], cache: Any, mask: Tensor | None = None
+        self,
+        ids: list[list[int]],
+        positions: list[list[int]],
+        cache: Any,
+        mask: Tensor | None = None,
+        kept: int = 1,
     ) -> Tensor:
         placed = [[at + ahead for at in row] for row, ahead in zip(positions, self._ahead, strict=True)]
-        return super()._forward(ids, placed, cache, mask)
+        return super()._forward(ids, placed, cache, mask, kept)
 
     def states(self, row: int, length: int, start: int = 0) -> States:
         known = self._positions[row]
