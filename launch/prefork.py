@@ -53,8 +53,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 class Prefork:
     """The launcher's side. Call it on the launcher's main thread."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
-        """Starts the process; it is ready later (`preparing`)."""
+    def __init__(self, environment: Mapping[str, str], preload: Sequence[str] = PRELOAD) -> None:
+        """Starts the process; it is ready later (`preparing`). preload: modules that it imports first."""
         self.lost: str | None = None  # why it is not to be had
         self.ready_s: float | None = None  # what its imports took
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -63,7 +63,7 @@ class Prefork:
         parent = os.getpid()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs.fileno()), str(parent)],
+                [sys.executable, "-m", __name__, str(theirs.fileno()), str(parent), *preload],
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=self._output,
@@ -138,7 +138,7 @@ class Prefork:
 
 def main() -> None:
     connection, launcher = socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2])
-    for name in PRELOAD:
+    for name in sys.argv[3:]:
         with contextlib.suppress(ImportError):  # whoever needs it says what is missing
             importlib.import_module(name)
     gc.collect()

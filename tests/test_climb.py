@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import json
+import shutil
 import signal
 import subprocess
 import time
@@ -134,11 +135,11 @@ def test_rungs_to_come_may_change_and_those_that_were_begun_may_not(climbed: Pat
     state = states.load(climbed)
     for later in RUNGS[1:]:
         del state.rungs[later], state.begun[later]
-    (tmp_path / climbed.name).mkdir()
+    shutil.copytree(climbed, tmp_path / climbed.name, ignore=shutil.ignore_patterns("checkpoints"))
     states.save(tmp_path / climbed.name, state)
     ladder = read(LADDER, [f"directory={tmp_path}"])
-    ladder.stages[2].raw["learner"] = {"learning_rate": 0.5}
+    ladder.stages[2].raw["learner"] = {**ladder.stages[2].raw["learner"], "learning_rate": 0.5}
     assert Climb(ladder, io.StringIO()).run(Request(only=RUNGS[0])) == 0
-    ladder.stages[0].raw["learner"] = {"learning_rate": 0.5}
+    ladder.stages[0].raw["learner"] = {**ladder.stages[0].raw["learner"], "learning_rate": 0.5}
     with pytest.raises(ClimbError, match=r"settings \(rung 1-cot-sft\)"):
         Climb(ladder, io.StringIO()).run(Request(only=RUNGS[0]))

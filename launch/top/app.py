@@ -118,7 +118,8 @@ class Monitor(App[None]):
 
     def _show(self, parts: dict[str, RenderableType]) -> None:
         for name, part in parts.items():
-            self.query_one(f"#{name}", Static).update(part)
+            for panel in self.query(f"#{name}").results(Static):  # none any more while the screen is being closed
+                panel.update(part)
 
     def _panel(self, name: str, title: str) -> Static:
         panel = Static(id=name, classes="panel")

@@ -86,7 +86,7 @@ def test_keys_are_read_with_their_owners_and_short_ones_refused(
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
 def test_beyond_loopback_nothing_is_bound_without_keys(host: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="API keys"):
-        Server(GatewayOptions(host=host, port=0), Config(), None, tmp_path, None)  # type: ignore[arg-type]
+        Server(GatewayOptions(host=host, port=0), Config(), None, tmp_path, None, tmp_path)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

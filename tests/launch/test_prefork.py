@@ -51,7 +51,7 @@ def prefork(folder: Path) -> Iterator[Prefork]:
 
 
 def ready(folder: Path) -> Prefork:
-    prefork = Prefork({**os.environ, "PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"})
+    prefork = Prefork({**os.environ, "PYTHONPATH": f"{folder}:{os.environ.get('PYTHONPATH', '')}"}, ("torch",))
     wait(lambda: not prefork.preparing())
     return prefork
 
