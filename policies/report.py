@@ -145,7 +145,7 @@ class Tally:
         for s in self.scored if self.sampled else ():
             learner = s.sample.proximal if s.sample.proximal is not None else s.logprobs if self.updates <= 1 else None
             if learner is not None and (s.sample.group.versions[s.sample.index] == version).all():
-                yield learner[s.sample.kept], torch.from_numpy(s.sample.behaviour)[s.sample.kept]
+                yield learner[s.sample.kept], torch.tensor(s.sample.behaviour)[s.sample.kept]
 
     def report(
         self,
