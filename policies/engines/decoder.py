@@ -25,8 +25,9 @@ def tokens(states: States) -> int:
     return int(states[0].shape[-2]) if states else 0
 
 
-def joined(left: States, right: States) -> States:
-    return [torch.cat(pair, dim=-2) for pair in zip(left, right, strict=True)] if left else right
+def joined(parts: Sequence[States]) -> States:
+    """The parts one behind the other, as a copy; [] for none."""
+    return [torch.cat(tensors, dim=-2) for tensors in zip(*parts, strict=True)]
 
 
 def split(states: States, start: int, end: int | None = None) -> States:

@@ -37,11 +37,10 @@ class Prefixes:
 
     def find(self, ids: Sequence[int], most: int) -> States:
         """The states of the longest stored beginning of `ids`, of at most `most` tokens; [] for none."""
-        found: States = []
-        for node, length in self._path(ids[:most]):
+        path = self._path(ids[:most])
+        for node, _ in path:
             node.used = next(self._clock)
-            found = joined(found, node.states if length == len(node.ids) else split(node.states, 0, length))
-        return found
+        return joined([[tensor[..., :length, :] for tensor in node.states] for node, length in path])
 
     def matched(self, ids: Sequence[int]) -> int:
         """How many tokens of `ids` are stored."""
