@@ -33,7 +33,7 @@ def checked(config: Config, prefork: Prefork | None) -> list[Finding]:
         file, out = Path(folder) / "config.yaml", Path(folder) / "findings.json"
         save_resolved(config, file)
         command = [sys.executable, "-m", __name__, str(file), str(out)]
-        child = Child(Process("check/0", command, dict(os.environ), Path(folder) / "check.out", forks=True), prefork)
+        child = Child(Process("check/0", command, dict(os.environ), Path(folder) / "check.out"), prefork)
         end = time.monotonic() + CHECK_S
         while not child.ended():
             if time.monotonic() > end:

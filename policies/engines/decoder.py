@@ -107,17 +107,18 @@ class TransformersDecoder(Decoder):
         return [states for states, _ in found], torch.cat([logits for _, logits in found])
 
     def _extend(self, ids: Sequence[int], before: States) -> tuple[States, Tensor]:
-        cache, start = BatchCache(), tokens(before)
-        if before:
-            cache.join([before])
-        logits = self._forward([list(ids)], [list(range(start, start + len(ids)))], cache)
-        return cache.states(0, start + len(ids)), logits[:, -1]
+        cache, logits = self._through(ids, before, 1)
+        return cache.states(0, tokens(before) + len(ids)), logits[:, -1]
 
     def logits(self, ids: Sequence[int], before: States) -> Tensor:
+        return self._through(ids, before, len(ids))[1][0]
+
+    def _through(self, ids: Sequence[int], before: States, kept: int) -> tuple[BatchCache, Tensor]:
+        """The cache of both together, and logits [1, kept, V] after the last ids."""
         cache, start = BatchCache(), tokens(before)
         if before:
             cache.join([before])
-        return self._forward([list(ids)], [list(range(start, start + len(ids)))], cache, kept=len(ids))[0]
+        return cache, self._forward([list(ids)], [list(range(start, start + len(ids)))], cache, kept=kept)
 
     def join(self, rows: Sequence[States]) -> None:
         self._cache.join(rows)
